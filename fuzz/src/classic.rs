@@ -3,8 +3,8 @@
 use data_encoding::BASE64;
 use twinlock_core::Entropy;
 use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
-use twinlock_core::classic::{Closed, Form, Greeting, call};
-use twinlock_core::keys::ClassicKey;
+use twinlock_core::classic::{ClassicScheme, Closed, Greeting, call};
+use twinlock_core::keys::ClassicSecret;
 use twinlock_core::limits::MAX_TEXT;
 use twinlock_testing::Rng;
 
@@ -16,21 +16,21 @@ pub(crate) fn classic(data: &[u8]) {
     let mut input = Input(data);
     let mut entropy = Rng::from_seed(u64::from(input.byte()));
     let line = input.part();
-    if let Ok(heard) = Greeting::draw(&mut entropy).hear(line) {
+    if let Ok(hello) = Greeting::draw(&mut entropy).read_hello(line) {
         let (kid, nonce) = std::str::from_utf8(line).unwrap().split_once(' ').unwrap();
-        assert!(heard.kid() == kid && (1..=32).contains(&kid.len()) && nonce.len() == 22);
+        assert!(hello.kid() == kid && (1..=32).contains(&kid.len()) && nonce.len() == 22);
     }
-    let key = ClassicKey::new(&[7; 32]);
+    let key = ClassicSecret::new(&[7; 32]);
     let greeting = Greeting::draw(&mut entropy);
     let (hello, mut client) =
         call("lamp", &key, greeting.line().trim_end().as_bytes(), &mut entropy).unwrap();
-    let mut server = greeting.hear(hello.trim_end().as_bytes()).unwrap().lines(&key);
+    let mut server = greeting.read_hello(hello.trim_end().as_bytes()).unwrap().lines(&key);
     let mut before = b"none yet".to_vec();
     for _ in 0..16 {
         if input.is_empty() {
             return;
         }
-        assert!(server.open(input.part()).is_err(), "what nobody sealed");
+        assert!(server.open(input.part()).is_err(), "a line that was not sealed");
         assert!(server.open(&before).is_err(), "the line before once more");
         let mut text = String::from_utf8_lossy(input.part()).into_owned();
         let long = input.below(16);
@@ -72,8 +72,8 @@ impl Entropy for Drawn {
 /// sealed messages open.
 pub(crate) fn origin(data: &[u8]) {
     let mut input = Input(data);
-    let form = [Form::Origin, Form::OriginHmac][usize::from(input.below(2))];
-    let bridge = || Bridge::new(form, &ClassicKey::new(&[7; 32])).unwrap();
+    let form = [ClassicScheme::Origin, ClassicScheme::OriginHmac][usize::from(input.below(2))];
+    let bridge = || Bridge::new(form, &ClassicSecret::new(&[7; 32])).unwrap();
     let (server, client) = (bridge(), bridge().reversed());
     let mut entropy = Rng::from_seed(u64::from(input.byte()));
     let text = String::from_utf8_lossy(input.part()).into_owned();
@@ -94,7 +94,7 @@ pub(crate) fn origin(data: &[u8]) {
             assert!(!own);
             continue;
         };
-        assert!(own || form == Form::Origin, "a MAC that nobody made");
+        assert!(own || form == ClassicScheme::Origin, "a forged MAC");
         assert!(message.len() <= MAX_MESSAGE);
         let iv = BASE64.decode(message).unwrap().first_chunk().copied().unwrap();
         assert!(client.seal(&text, &mut Drawn(iv)).as_bytes() == message);

@@ -50,7 +50,7 @@ pub(crate) fn line(data: &[u8]) {
         loop {
             match line.wait(None).await {
                 Ok(Wake::Frame) => {}
-                Ok(Wake::Room) => panic!("nobody asked for room"),
+                Ok(Wake::Room) => panic!("unexpected Room"),
                 Err(error) => return error,
             }
             match line.open_frame() {
@@ -59,7 +59,7 @@ pub(crate) fn line(data: &[u8]) {
                     got.push(Message::Bulk(transfer, offset, data.to_vec()));
                 }
                 Ok(SessionEvent::Ready { .. }) => {}
-                Ok(other) => panic!("{other:?} that nobody said"),
+                Ok(other) => panic!("unexpected {other:?}"),
                 Err(error) => return error,
             }
         }

@@ -97,7 +97,7 @@ pub(crate) fn greeting(data: &[u8]) {
         let pin = Some(host().0.server_key());
         let line = block_on(log_in(Pieces::new(bytes, piece), device(9), pin, config()));
         match line.map(drop) {
-            Ok(()) => panic!("logged in to nobody"),
+            Ok(()) => panic!("logged in without a server"),
             Err(error) => assert!(!matches!(error, LoginError::Timeout | LoginError::Hello(_))),
         }
     } else {

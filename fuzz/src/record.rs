@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
-use twinlock_core::chain::{self, Kind, Linked, Position};
+use twinlock_core::chain::{self, EntryKind, Linked, Position};
 use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
 use twinlock_core::keys::RowKey;
 use twinlock_store::{Appended, EntryLog as _, EntrySearch as _, LOBBY, NewEntry};
-use twinlock_store_embedded::{EmbeddedStore, Options};
+use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
 
 use crate::input::Input;
 
@@ -35,7 +35,7 @@ impl EntryParts {
             n: self.n,
             time_ms: self.time_ms,
             message_id: &self.message_id,
-            kind: Kind(self.kind),
+            kind: EntryKind(self.kind),
             sender: &self.sender,
             commit: &commit,
         };
@@ -116,14 +116,14 @@ fn open() -> &'static OpenRecord {
     static OPEN: OnceLock<OpenRecord> = OnceLock::new();
     OPEN.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options::new(ServerKey([3; 32]), RowKey::new(&[4; 32]));
+        let options = StoreOptions::new(ServerKey([3; 32]), RowKey::new(&[4; 32]));
         let store = EmbeddedStore::open(&dir.path().join("record.db"), options).unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let entry = |(n, body): (u8, &&str)| NewEntry {
             conversation: LOBBY,
             sender: Sender::Server,
             message_id: MessageId([n; 16]),
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             body: Bytes::from((*body).to_owned()),
         };
         let entries = (1..).zip(&BODIES).map(entry).collect();

@@ -18,7 +18,7 @@ const TYPES: [MessageType; 8] = [
     MessageType::Close,
 ];
 
-/// A frame opens to what was sealed, and only in sequence. A changed frame does not open and
+/// A frame opens to the sealed plaintext, and only in sequence. A changed frame does not open and
 /// changes nothing, so that the original still opens.
 pub(crate) fn sealed(data: &[u8]) {
     let mut input = Input(data);

@@ -1,4 +1,4 @@
-//! What is read before authentication: frame headers, codes, the PROXY header.
+//! Decoders of unauthenticated input: frame headers, codes, the PROXY header.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -30,7 +30,7 @@ pub(crate) fn entry(n: u64, from: &str, text: &str) -> Entry {
         n,
         time_ms: n,
         message_id: id(0),
-        kind: Kind::TEXT,
+        kind: EntryKind::TEXT,
         sender: Some(Sender::User(name(from), None)),
         text: Some(Untrusted::new(text)),
         file: None,

@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{MessageId, Sender};
 
 use crate::clock::{local_time, rfc3339};
@@ -159,8 +159,8 @@ fn shown(out: &Output, time: String, place: Option<&str>, entry: &Entry, get: &s
     match who {
         Some(who) => {
             let mark = match entry.kind {
-                Kind::CLASSIC => " (classic)",
-                Kind::UNPROTECTED => " (unprotected)",
+                EntryKind::CLASSIC => " (classic)",
+                EntryKind::UNPROTECTED => " (unprotected)",
                 _ => "",
             };
             let text = wrap(used + who.len() + mark.len() + 2, &text);

@@ -104,7 +104,7 @@ pub(crate) async fn file_entry(
     let entry = page.entries.into_iter().next().filter(|entry| entry.n == n).ok_or_else(none)?;
     match (&entry.file, entry.kind) {
         (Some(FileEntry { .. }), _) => Ok(entry),
-        (None, Kind::FILE) => {
+        (None, EntryKind::FILE) => {
             Err(Failure::new(Exit::ServerSaidNo, format!("the file of entry {n} was erased")))
         }
         (None, kind) => {

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, InviteId, Link, MessageId, Sender, ServerKey, SessionId};
 use twinlock_core::invite::Address;
-use twinlock_core::keys::{ClassicKey, InviteSecret};
+use twinlock_core::keys::{ClassicSecret, InviteSecret};
 use twinlock_core::limits::Timing;
 use twinlock_core::proto::RefusalReason;
 use twinlock_core::session::{Binding, SessionFacts};
@@ -166,7 +166,7 @@ pub struct Entry {
     /// The id that the sender chose.
     pub message_id: MessageId,
     /// Text, notice, file and so on.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// The sender; `None` if the bytes name no valid one.
     pub sender: Option<Sender>,
     /// The text; `None` for an erased entry and for a file.
@@ -211,7 +211,7 @@ pub struct NewInvite {
 #[derive(Debug)]
 pub struct NewClassicKey {
     /// The key; the server does not return it again.
-    pub key: ClassicKey,
+    pub key: ClassicSecret,
     /// The server's port for it; `None`: the listener is off.
     pub port: Option<u16>,
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
+use twinlock_core::chain::{self, Broken, EntryKind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender};
 use twinlock_core::proto;
 use twinlock_core::text::Untrusted;
@@ -219,9 +219,9 @@ pub(crate) fn unchecked(
     if i64::try_from(entry.n).is_err() {
         return Err(bad("it has no number that an entry can have"));
     }
-    let kind = Kind(u8::try_from(entry.kind).map_err(|_| malformed())?);
+    let kind = EntryKind(u8::try_from(entry.kind).map_err(|_| malformed())?);
     let (text, file) = match content(entry) {
-        Some(EntryContent::Body(_)) if kind == Kind::FILE => (None, file(&entry.body)),
+        Some(EntryContent::Body(_)) if kind == EntryKind::FILE => (None, file(&entry.body)),
         Some(EntryContent::Body(_)) => (Some(Untrusted::from_bytes(&entry.body)), None),
         Some(EntryContent::Erased(_)) | None => (None, None),
     };

@@ -11,9 +11,9 @@ use crate::schedule::{self, hash};
 
 /// The kind byte of an entry. Unknown kinds are stored and chained like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kind(pub u8);
+pub struct EntryKind(pub u8);
 
-impl Kind {
+impl EntryKind {
     /// Text of a user.
     pub const TEXT: Self = Self(1);
     /// A notice from the server: a user joined, a topic changed.
@@ -64,7 +64,7 @@ pub struct Linked<'a> {
     /// The message's id, drawn by the client.
     pub message_id: &'a MessageId,
     /// The kind of entry.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// 0..=255 bytes; [`crate::id::Sender`] has at most 65.
     pub sender: &'a [u8],
     /// The commitment to salt and body.
@@ -96,7 +96,7 @@ impl Linked<'_> {
 pub enum Broken {
     /// The entry does not belong here: not the next number, or of another conversation.
     #[error("entry {got} of conversation {conversation} arrived instead of entry {expected}")]
-    Place {
+    Position {
         /// The conversation.
         conversation: ConversationId,
         /// The number received.
@@ -129,7 +129,7 @@ impl Broken {
     #[must_use]
     pub fn at(&self) -> u64 {
         match *self {
-            Self::Place { got, .. } => got,
+            Self::Position { got, .. } => got,
             Self::Time { n, .. } | Self::Link { n, .. } => n,
         }
     }
@@ -174,7 +174,7 @@ impl Position {
         let conversation = self.conversation;
         let expected = self.n.saturating_add(1);
         if entry.n != expected || entry.conversation != conversation {
-            return Err(Broken::Place { conversation, got: entry.n, expected });
+            return Err(Broken::Position { conversation, got: entry.n, expected });
         }
         let changed = Broken::Link { conversation, n: entry.n };
         if entry.time_ms < self.time_ms {

@@ -100,7 +100,7 @@ impl Header {
     /// Checks the four bytes of a header.
     ///
     /// A HELLO passes with any length of at least one byte, because its version is checked before
-    /// its length ([`crate::handshake::judge_hello`]): a client of a later version must learn which
+    /// its length ([`crate::handshake::check_hello`]): a client of a later version must learn which
     /// version this server speaks.
     ///
     /// # Errors

@@ -228,7 +228,7 @@ pub enum HelloFault {
 ///
 /// # Errors
 /// [`HelloFault`].
-pub fn judge_hello(version: u8, len: usize) -> Result<(), HelloFault> {
+pub fn check_hello(version: u8, len: usize) -> Result<(), HelloFault> {
     if version != VERSION {
         Err(HelloFault::Answer(ErrorCode::Version(VERSION)))
     } else if !(MIN_HELLO..=MAX_HELLO).contains(&len) {
@@ -253,7 +253,7 @@ impl Hello {
     /// [`HelloFault`].
     pub fn parse(payload: &[u8]) -> Result<Self, HelloFault> {
         const MALFORMED: HelloFault = HelloFault::Answer(ErrorCode::Malformed);
-        judge_hello(payload.first().copied().unwrap_or(VERSION), payload.len())?;
+        check_hello(payload.first().copied().unwrap_or(VERSION), payload.len())?;
         let (&[_, flags, kind, id_len], rest) =
             payload.split_first_chunk::<HELLO_PREFIX>().ok_or(MALFORMED)?;
         let (id, rest) = rest.split_at_checked(usize::from(id_len)).ok_or(MALFORMED)?;

@@ -68,7 +68,7 @@ secret!(
 secret!(
     /// The key that a client of a classic connection or of the origin bridge shares with the server
     /// (section 11).
-    ClassicKey, 32
+    ClassicSecret, 32
 );
 secret!(
     /// `K_dir`: the key of one direction of one classic connection (section 11).
@@ -79,9 +79,9 @@ impl ClassicRoot {
     /// `HMAC(root, "tl1 classic key" || len(name):u8 || name || salt)`: the key for a name and the
     /// salt in its row. The record stores only salts, so a stolen record contains no key.
     #[must_use]
-    pub fn key(&self, name: &Name, salt: &[u8; 32]) -> ClassicKey {
+    pub fn key(&self, name: &Name, salt: &[u8; 32]) -> ClassicSecret {
         wiped::<{ wiped::FRAME }, _>(|| {
-            ClassicKey::new(&self.derive(schedule::CLASSIC_KEY, name, salt))
+            ClassicSecret::new(&self.derive(schedule::CLASSIC_KEY, name, salt))
         })
     }
 
@@ -89,21 +89,21 @@ impl ClassicRoot {
     /// in its stored form. Each row draws its own salt, so each pad is used once. The row MAC
     /// detects changes.
     #[must_use]
-    pub fn seal_imported(&self, name: &Name, salt: &[u8; 32], key: &ClassicKey) -> [u8; 32] {
+    pub fn seal_imported(&self, name: &Name, salt: &[u8; 32], key: &ClassicSecret) -> [u8; 32] {
         *self.pad(name, salt, key.expose_secret()).expose_secret()
     }
 
     /// Recovers the key that [`ClassicRoot::seal_imported`] sealed.
     #[must_use]
-    pub fn open_imported(&self, name: &Name, salt: &[u8; 32], sealed: &[u8; 32]) -> ClassicKey {
+    pub fn open_imported(&self, name: &Name, salt: &[u8; 32], sealed: &[u8; 32]) -> ClassicSecret {
         self.pad(name, salt, sealed)
     }
 
-    fn pad(&self, name: &Name, salt: &[u8; 32], bytes: &[u8; 32]) -> ClassicKey {
+    fn pad(&self, name: &Name, salt: &[u8; 32], bytes: &[u8; 32]) -> ClassicSecret {
         wiped::<{ wiped::FRAME }, _>(|| {
             let mut pad = self.derive(schedule::CLASSIC_IMPORT, name, salt);
             pad.iter_mut().zip(bytes).for_each(|(pad, byte)| *pad ^= byte);
-            ClassicKey::new(&pad)
+            ClassicSecret::new(&pad)
         })
     }
 

@@ -22,16 +22,16 @@ pub fn pack<T>(parts: Vec<T>, head: usize, size: impl Fn(&T) -> usize) -> Vec<Ve
     }
     let mut frames = Vec::new();
     let mut frame = Vec::new();
-    let (mut most, mut bytes) = (fill(left), 0);
+    let (mut capacity, mut bytes) = (fill(left), 0);
     for part in parts {
         let size = size(&part);
-        if bytes + size > most && !frame.is_empty() {
+        if bytes + size > capacity && !frame.is_empty() {
             frames.push(std::mem::take(&mut frame));
-            (most, bytes) = (fill(left), 0);
+            (capacity, bytes) = (fill(left), 0);
         }
-        if size > most {
+        if size > capacity {
             // This part alone needs a larger frame; later parts may fill the rest.
-            most = room(bucket((size + head).min(MAX_BODY))).min(MAX_BODY).saturating_sub(head);
+            capacity = room(bucket((size + head).min(MAX_BODY))).min(MAX_BODY).saturating_sub(head);
         }
         bytes += size;
         left -= size;

@@ -30,7 +30,7 @@ pub(crate) const CLASSIC_KEY: &[u8] = b"tl1 classic key";
 pub(crate) const CLASSIC_IMPORT: &[u8] = b"tl1 classic import";
 pub(crate) const CLASSIC_LINE: &[u8] = b"tlc1 ";
 pub(crate) const ORIGIN: &[u8] = b"tl1 origin";
-pub(crate) const ORIGIN_WAY: &[u8] = b"tl1 origin ";
+pub(crate) const ORIGIN_DIRECTION: &[u8] = b"tl1 origin ";
 
 /// Steps of a chain key (section 5).
 pub(crate) const STEP_MESSAGE: u8 = 0x01;

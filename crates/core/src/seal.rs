@@ -87,12 +87,12 @@ pub enum OpenFrameError {
 
 /// The payload exceeds the maximum of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("{got} bytes exceed the frame limit of {most}")]
+#[error("{got} bytes exceed the frame limit of {max}")]
 pub struct TooLarge {
     /// Bytes to send.
     pub got: usize,
     /// Maximum of a frame, bytes.
-    pub most: usize,
+    pub max: usize,
 }
 
 /// One direction's chain: key, epoch and counter. Each frame has its own key and IV.
@@ -155,7 +155,7 @@ impl Chain {
         out: &mut Vec<u8>,
     ) -> Result<(), TooLarge> {
         if body.len() > MAX_BODY {
-            return Err(TooLarge { got: body.len(), most: MAX_BODY });
+            return Err(TooLarge { got: body.len(), max: MAX_BODY });
         }
         let mut inner = [0; INNER];
         inner.copy_from_slice(&(body.len() as u32).to_be_bytes());
@@ -214,7 +214,7 @@ impl Chain {
         out: &mut Vec<u8>,
     ) -> Result<(), TooLarge> {
         if !(1..=MAX_BULK).contains(&data.len()) {
-            return Err(TooLarge { got: data.len(), most: MAX_BULK });
+            return Err(TooLarge { got: data.len(), max: MAX_BULK });
         }
         wiped::<{ wiped::FRAME }, _>(|| self.seal_data(transfer, offset, data, out));
         Ok(())

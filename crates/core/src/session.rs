@@ -452,13 +452,13 @@ impl Session {
         if possible > VERSION {
             return Err(SessionFault::Downgrade(possible));
         }
-        let binding = self.judge_binding((binding == 1).then_some(value))?;
+        let binding = self.check_binding((binding == 1).then_some(value))?;
         self.binding = Some(binding);
         self.phase = Phase::Open;
         Ok(SessionEvent::Ready { info, binding })
     }
 
-    fn judge_binding(&self, peer: Option<[u8; 32]>) -> Result<Binding, SessionFault> {
+    fn check_binding(&self, peer: Option<[u8; 32]>) -> Result<Binding, SessionFault> {
         let seen = match (self.config.exporter, peer) {
             (Some(own), Some(peer)) if own == peer => Binding::Bound,
             (Some(_), Some(_)) => Binding::Cut,

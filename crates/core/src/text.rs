@@ -38,7 +38,7 @@ impl Untrusted {
     /// characters, except those that the surrounding script or emoji needs.
     #[must_use]
     pub fn render(&self) -> String {
-        judged(&self.0)
+        classify(&self.0)
             .filter_map(|(c, harmful)| match c {
                 '\n' | '\t' => Some(c),
                 '\u{2028}' | '\u{2029}' => Some('\n'),
@@ -78,7 +78,7 @@ impl fmt::Debug for Untrusted {
 /// See [`Untrusted::escape`].
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for (c, harmful) in judged(text) {
+    for (c, harmful) in classify(text) {
         match c {
             '\\' | '"' => out.extend(['\\', c]),
             '\n' => out.push_str("\\n"),
@@ -99,11 +99,11 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
     let escaped = |(c, harmful): (char, bool)| {
         c > '\u{7e}' && (harmful || matches!(c, '\u{2028}' | '\u{2029}'))
     };
-    if !judged(json).any(escaped) {
+    if !classify(json).any(escaped) {
         return Cow::Borrowed(json);
     }
     let mut out = String::with_capacity(json.len() + 16);
-    for (c, harmful) in judged(json) {
+    for (c, harmful) in classify(json) {
         if escaped((c, harmful)) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 out.push_str(&format!("\\u{unit:04x}"));
@@ -119,7 +119,7 @@ pub fn harmless_json(json: &str) -> Cow<'_, str> {
 ///
 /// Newline and tab count as harmful; callers that allow them check the character first. Dropped
 /// characters are not context for later ones, so that the result is idempotent.
-fn judged(text: &str) -> impl Iterator<Item = (char, bool)> {
+fn classify(text: &str) -> impl Iterator<Item = (char, bool)> {
     let mut before = Preceding::default();
     text.char_indices().map(move |(at, c)| {
         let harmful = is_special(c) && !belongs(text, at, &before, c);
@@ -304,13 +304,13 @@ fn joins_pictographs(before: &Preceding, after: &str) -> bool {
 /// cancel tag. Other tags spell invisible text.
 fn in_flag(before: &str, c: char, after: &str) -> bool {
     let is_tag = |c: &char| matches!(c, '\u{e0030}'..='\u{e0039}' | '\u{e0061}'..='\u{e007a}');
-    let most = *FLAG_TAGS.end() + 1;
-    let tags_before = before.chars().rev().take(most).take_while(is_tag).count();
+    let max = *FLAG_TAGS.end() + 1;
+    let tags_before = before.chars().rev().take(max).take_while(is_tag).count();
     let base = before.chars().rev().nth(tags_before);
     let tags = if c == CANCEL_TAG {
         tags_before
     } else {
-        let tags_after = after.chars().take(most).take_while(is_tag).count();
+        let tags_after = after.chars().take(max).take_while(is_tag).count();
         if !is_tag(&c) || after.chars().nth(tags_after) != Some(CANCEL_TAG) {
             return false;
         }

@@ -14,14 +14,14 @@ pub(crate) const HANDSHAKE: usize = 128 * 1024;
 ///
 /// The return value must not be a bare secret.
 pub(crate) fn wiped<const DEPTH: usize, T>(work: impl FnOnce() -> T) -> T {
-    let done = apart(work);
+    let done = in_own_frame(work);
     overwrite::<DEPTH>();
     done
 }
 
 /// Not inlined, so that its stack frame starts where that of [`overwrite`] does.
 #[inline(never)]
-fn apart<T>(work: impl FnOnce() -> T) -> T {
+fn in_own_frame<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 use twinlock_core::Entropy;
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{Form, Greeting, call};
+use twinlock_core::classic::{ClassicScheme, Greeting, call};
 use twinlock_core::credential::{Credential, Password};
 use twinlock_core::frame::{CHALLENGE, CloseCode, Due, ErrorCode, HEADER, Header, KE3};
 use twinlock_core::handshake::{AwaitChallenge, Enrolment, Hello, HelloFault, self_register};
@@ -21,7 +21,7 @@ use twinlock_core::id::{
     CredentialId, DeviceId, InviteId, MessageId, Name, Sender, ServerKey, TlsPin,
 };
 use twinlock_core::invite::{Address, InviteLink};
-use twinlock_core::keys::{ClassicKey, DeviceSecret, InviteSecret};
+use twinlock_core::keys::{ClassicSecret, DeviceSecret, InviteSecret};
 use twinlock_core::opaque::{RECORD, RESPONSE, SETUP, ServerSetup};
 use twinlock_core::proto;
 use twinlock_core::text::{Untrusted, harmless_json};
@@ -48,7 +48,7 @@ const CLASSIC_HELLO: &[u8] = b"lamp AAAAAAAAAAAAAAAAAAAAAA";
 /// The next line of a classic connection whose random draws are all zero; always the same.
 fn classic_line() -> Vec<u8> {
     let greeting = Greeting::draw(&mut ZeroEntropy).line();
-    let key = ClassicKey::new(&[7; 32]);
+    let key = ClassicSecret::new(&[7; 32]);
     let (hello, mut lines) =
         call("lamp", &key, greeting.trim_end().as_bytes(), &mut ZeroEntropy).unwrap();
     assert_eq!(hello.trim_end().as_bytes(), CLASSIC_HELLO);
@@ -213,16 +213,16 @@ proptest! {
         junk in prop_oneof![vec(any::<u8>(), 0..200), "[A-Za-z0-9._=+/ -]{0,200}".prop_map(String::into_bytes)],
         line in mangled(classic_line()),
     ) {
-        let key = ClassicKey::new(&[7; 32]);
-        let mut server = Greeting::draw(&mut ZeroEntropy).hear(CLASSIC_HELLO).unwrap().lines(&key);
+        let key = ClassicSecret::new(&[7; 32]);
+        let mut server = Greeting::draw(&mut ZeroEntropy).read_hello(CLASSIC_HELLO).unwrap().lines(&key);
         for bytes in [&junk, &line] {
-            let _any = Greeting::draw(&mut Os).hear(bytes);
+            let _any = Greeting::draw(&mut Os).read_hello(bytes);
             let _any = call("lamp", &key, bytes, &mut Os);
             let opened = server.open(bytes);
             prop_assert!(opened.is_err() || *bytes == classic_line(), "{opened:?}");
             // Without a MAC, random whole blocks may open; with one, nothing does.
-            let _any = Bridge::new(Form::Origin, &key).unwrap().open(bytes);
-            prop_assert_eq!(Bridge::new(Form::OriginHmac, &key).unwrap().open(bytes), None);
+            let _any = Bridge::new(ClassicScheme::Origin, &key).unwrap().open(bytes);
+            prop_assert_eq!(Bridge::new(ClassicScheme::OriginHmac, &key).unwrap().open(bytes), None);
         }
     }
 

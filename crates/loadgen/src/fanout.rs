@@ -174,7 +174,7 @@ async fn keep_following(
             }
         }
         if !took.is_empty() {
-            spread.gauge.came(took.len() as u64, took.drain(..));
+            spread.gauge.record_answers(took.len() as u64, took.drain(..));
             spread.delivered.notify_one();
         }
     }

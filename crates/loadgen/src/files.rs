@@ -30,19 +30,19 @@ impl Load {
         let mut requests = RequestConnection::new(opened.connection);
         let before = ResourceSnapshot::now(self.server);
         let mut stop = self.stop.clone();
-        let moved = async {
+        let transfers = async {
             let n = put(&mut requests, self.room.id, size).await?;
             let sent = before.report("put", size, &gauge);
             let before = ResourceSnapshot::now(self.server);
             get(&mut requests, self.room.id, n, size).await?;
             Ok::<_, ClientError>(vec![sent, before.report("get", size, &gauge)])
         };
-        let moved = tokio::select! {
-            moved = moved => moved.map_err(LoadError::from),
+        let measured = tokio::select! {
+            measured = transfers => measured.map_err(LoadError::from),
             () = stop.stopped() => Err(LoadError::Stopped),
         };
         requests.close().await;
-        moved
+        measured
     }
 }
 

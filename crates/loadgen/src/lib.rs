@@ -33,4 +33,4 @@ pub use model::{Latency, LoadError, LoadMode, Measurement, Plan, ServerCost, Sha
 pub use open_files::{OpenFilesError, SPARE_FILES, raise_open_files};
 
 /// Maximum number of concurrent logins.
-pub const LOGINS_AT_ONCE: u32 = virtual_users::AT_ONCE as u32;
+pub const LOGINS_AT_ONCE: u32 = virtual_users::CONCURRENT_LOGINS as u32;

@@ -15,7 +15,7 @@ use crate::process::Process;
 /// Maximum warm-up; otherwise it takes as long as the measurement.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Maximum latency of the histogram in microseconds.
-const LONGEST: u64 = 60_000_000;
+const MAX_LATENCY_MICROS: u64 = 60_000_000;
 /// Significant decimal digits of a latency.
 const DIGITS: u8 = 3;
 
@@ -37,12 +37,12 @@ impl Gauge {
             ends: AtomicBool::new(false),
             count: AtomicU64::new(0),
             total: AtomicU64::new(0),
-            latency: Mutex::new(Histogram::new_with_bounds(1, LONGEST, DIGITS)?),
+            latency: Mutex::new(Histogram::new_with_bounds(1, MAX_LATENCY_MICROS, DIGITS)?),
         }))
     }
 
     /// Adds answers that arrived together, with their latencies.
-    pub(crate) fn came(&self, count: u64, latencies: impl Iterator<Item = Duration>) {
+    pub(crate) fn record_answers(&self, count: u64, latencies: impl Iterator<Item = Duration>) {
         self.total.fetch_add(count, Relaxed);
         if !self.counts.load(Relaxed) {
             return;
@@ -50,8 +50,8 @@ impl Gauge {
         self.count.fetch_add(count, Relaxed);
         let mut histogram = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         for latency in latencies {
-            let micros = u64::try_from(latency.as_micros()).unwrap_or(LONGEST);
-            histogram.saturating_record(micros.clamp(1, LONGEST));
+            let micros = u64::try_from(latency.as_micros()).unwrap_or(MAX_LATENCY_MICROS);
+            histogram.saturating_record(micros.clamp(1, MAX_LATENCY_MICROS));
         }
     }
 
@@ -97,7 +97,7 @@ impl ResourceSnapshot {
     }
 
     /// A new reading after all connections are open; keeps the memory from before them.
-    pub(crate) fn again(&self) -> Self {
+    pub(crate) fn after_warm_up(&self) -> Self {
         Self { resident: self.resident, ..Self::now(self.server) }
     }
 
@@ -135,7 +135,7 @@ pub(crate) async fn measure(
     stop: &mut StopSignal,
 ) -> Result<Measurement, LoadError> {
     pause(time.min(WARM_UP), &mut tasks, stop).await?;
-    let before = before.again();
+    let before = before.after_warm_up();
     gauge.counts.store(true, Relaxed);
     let paused = pause(time, &mut tasks, stop).await;
     let report = before.report(what, gauge.count.load(Relaxed), gauge);

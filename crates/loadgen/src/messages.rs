@@ -35,10 +35,10 @@ impl Load {
         if let (Some(shape), Some(ReadySession { info, .. })) = (shape, all.first()) {
             let (window, size) = (info.max_in_flight, info.max_text);
             if shape.window > usize::try_from(window).unwrap_or(usize::MAX) {
-                return Err(LoadError::Window { most: window });
+                return Err(LoadError::Window { max: window });
             }
             if shape.size > usize::try_from(size).unwrap_or(usize::MAX) {
-                return Err(LoadError::Size { most: size });
+                return Err(LoadError::Size { max: size });
             }
         }
         if !self.users.is_made() {
@@ -72,6 +72,6 @@ async fn keep_sending(
         }
         sender.connection.wait(None).await?;
         sender.take(&mut took)?;
-        gauge.came(took.len() as u64, took.drain(..));
+        gauge.record_answers(took.len() as u64, took.drain(..));
     }
 }

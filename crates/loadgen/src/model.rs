@@ -1,4 +1,4 @@
-//! What is measured, the result, and the errors.
+//! The plan of a measurement, its result, and the errors.
 
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ impl LoadMode {
 /// The amount of load.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Connections; with [`LoadMode::Fanout`] followers, with [`LoadMode::Logins`] concurrent logins.
+    /// Connections; with [`LoadMode::Fanout`] followers, with [`LoadMode::Logins`] concurrent
+    /// logins.
     pub connections: usize,
     /// Outstanding messages on each connection.
     pub window: usize,
@@ -75,16 +76,16 @@ pub enum LoadError {
     #[error("the server allows no more sessions for one device")]
     TooManySessions,
     /// The server allows fewer unacknowledged messages.
-    #[error("the server accepts at most {most} unacknowledged messages on a connection")]
+    #[error("the server accepts at most {max} unacknowledged messages on a connection")]
     Window {
         /// The server's limit.
-        most: u32,
+        max: u32,
     },
     /// The server allows shorter texts only.
-    #[error("the server accepts texts of at most {most} bytes")]
+    #[error("the server accepts texts of at most {max} bytes")]
     Size {
         /// The server's limit.
-        most: u32,
+        max: u32,
     },
     /// The server has not sent all answers after the window.
     #[error("the server has not answered for {} s", LAST_ANSWERS.as_secs())]

@@ -11,10 +11,10 @@ pub const SPARE_FILES: u64 = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OpenFilesError {
     /// The hard limit is too low.
-    #[error("this machine allows a process {most} connections (its limit of open files)")]
+    #[error("this machine allows a process {max} connections (its limit of open files)")]
     HardLimit {
         /// Number of connections that fit.
-        most: u64,
+        max: u64,
     },
     /// The limit could not be raised.
     #[error("the limit of open files cannot be raised: {0}")]
@@ -32,9 +32,9 @@ pub fn raise_open_files(connections: u64) -> Result<(), OpenFilesError> {
         return Ok(());
     }
     if maximum.is_some_and(|maximum| maximum < files) {
-        let most = maximum.unwrap_or(0).saturating_sub(SPARE_FILES);
-        return Err(OpenFilesError::HardLimit { most });
+        let max = maximum.unwrap_or(0).saturating_sub(SPARE_FILES);
+        return Err(OpenFilesError::HardLimit { max });
     }
-    let wanted = Rlimit { current: maximum.or(Some(files)), maximum };
-    setrlimit(Resource::Nofile, wanted).map_err(OpenFilesError::Raise)
+    let raised = Rlimit { current: maximum.or(Some(files)), maximum };
+    setrlimit(Resource::Nofile, raised).map_err(OpenFilesError::Raise)
 }

@@ -1,4 +1,4 @@
-//! Resource use of a process on this machine, from `/proc`; unknown where there is no `/proc`.
+//! Resource use of a process on this machine, from `/proc`; unknown on systems without `/proc`.
 
 use std::time::Duration;
 

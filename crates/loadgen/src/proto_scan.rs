@@ -42,22 +42,24 @@ impl<'a> Fields<'a> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let (number, wire_type) = decode_key(&mut self.0).map_err(|_| odd())?;
+        let (number, wire_type) = decode_key(&mut self.0).map_err(|_| malformed())?;
         let value = match wire_type {
-            WireType::Varint => FieldValue::Number(decode_varint(&mut self.0).map_err(|_| odd())?),
+            WireType::Varint => {
+                FieldValue::Number(decode_varint(&mut self.0).map_err(|_| malformed())?)
+            }
             WireType::LengthDelimited => {
-                let len = decode_varint(&mut self.0).map_err(|_| odd())?;
+                let len = decode_varint(&mut self.0).map_err(|_| malformed())?;
                 FieldValue::Bytes(self.take(usize::try_from(len).unwrap_or(usize::MAX))?)
             }
             WireType::SixtyFourBit => self.take(8).map(|_| FieldValue::Fixed)?,
             WireType::ThirtyTwoBit => self.take(4).map(|_| FieldValue::Fixed)?,
-            WireType::StartGroup | WireType::EndGroup => return Err(odd()),
+            WireType::StartGroup | WireType::EndGroup => return Err(malformed()),
         };
         Ok(Some((number, value)))
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], ClientError> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or_else(odd)?;
+        let (taken, rest) = self.0.split_at_checked(len).ok_or_else(malformed)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -66,7 +68,7 @@ impl<'a> Fields<'a> {
 /// Reports the items of a `ToClient`, in order.
 pub(crate) fn scan(
     body: &[u8],
-    mut tell: impl FnMut(ScannedItem) -> Result<(), ClientError>,
+    mut emit: impl FnMut(ScannedItem) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
     let mut items = Fields(body);
     while let Some((number, value)) = items.next()? {
@@ -74,8 +76,8 @@ pub(crate) fn scan(
         let mut what = Fields(item);
         while let Some((number, value)) = what.next()? {
             match (number, value) {
-                (field::ANSWER, FieldValue::Bytes(answer)) => tell(scan_answer(answer)?)?,
-                (field::ENTRIES, FieldValue::Bytes(entries)) => scan_entries(entries, &mut tell)?,
+                (field::ANSWER, FieldValue::Bytes(answer)) => emit(scan_answer(answer)?)?,
+                (field::ENTRIES, FieldValue::Bytes(entries)) => scan_entries(entries, &mut emit)?,
                 _ => {}
             }
         }
@@ -97,7 +99,7 @@ fn scan_answer(answer: &[u8]) -> Result<ScannedItem, ClientError> {
 
 fn scan_entries(
     entries: &[u8],
-    tell: &mut impl FnMut(ScannedItem) -> Result<(), ClientError>,
+    emit: &mut impl FnMut(ScannedItem) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
     let mut fields = Fields(entries);
     while let Some((number, value)) = fields.next()? {
@@ -105,7 +107,7 @@ fn scan_entries(
         let mut entry = Fields(entry);
         while let Some((number, value)) = entry.next()? {
             if let (field::ENTRY_N, FieldValue::Number(n)) = (number, value) {
-                tell(ScannedItem::Entry(n))?;
+                emit(ScannedItem::Entry(n))?;
                 break;
             }
         }
@@ -113,7 +115,7 @@ fn scan_entries(
     Ok(())
 }
 
-fn odd() -> ClientError {
+fn malformed() -> ClientError {
     ClientError::Protocol("a frame that cannot be read")
 }
 

@@ -26,7 +26,7 @@ use crate::model::{LoadError, StopSignal};
 
 /// Maximum number of concurrent logins. Fewer than the 8 unauthenticated connections that a server
 /// allows per address, so that it needs no special settings.
-pub(crate) const AT_ONCE: usize = 6;
+pub(crate) const CONCURRENT_LOGINS: usize = 6;
 
 struct VirtualUser {
     device: DeviceId,
@@ -88,7 +88,7 @@ impl VirtualUsers {
             if stop.is_stopped() {
                 return Err(LoadError::Stopped);
             }
-            if joining.len() >= AT_ONCE
+            if joining.len() >= CONCURRENT_LOGINS
                 && let Some(user) = joining.join_next().await
             {
                 users.push(joined(user)?);
@@ -146,7 +146,7 @@ impl VirtualUsers {
             if stop.is_stopped() {
                 return Err(LoadError::Stopped);
             }
-            while asked < connections && opening.len() < AT_ONCE {
+            while asked < connections && opening.len() < CONCURRENT_LOGINS {
                 let (users, n) = (self.clone(), asked);
                 opening.spawn(async move { users.open(n).await });
                 asked += 1;
@@ -168,7 +168,7 @@ impl VirtualUsers {
         }
         let mut leaving = JoinSet::new();
         for (n, user) in self.users.iter().enumerate() {
-            if leaving.len() >= AT_ONCE
+            if leaving.len() >= CONCURRENT_LOGINS
                 && let Some(left) = leaving.join_next().await
             {
                 left.unwrap_or(Err(ClientError::Closed))?;
@@ -208,11 +208,11 @@ async fn invite(
     let Answered::Invite(invite) = requests.request(Op::MakeInvite(make)).await? else {
         return Err(ClientError::Protocol("an answer to another question"));
     };
-    let odd = || ClientError::Protocol("an invite");
-    let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| odd())?;
+    let malformed = || ClientError::Protocol("an invite");
+    let secret = <[u8; 16]>::try_from(invite.secret.as_ref()).map_err(|_| malformed())?;
     Ok(InviteLink {
         address,
-        id: InviteId::from_slice(&invite.id).ok_or_else(odd)?,
+        id: InviteId::from_slice(&invite.id).ok_or_else(malformed)?,
         secret: InviteSecret::new(&secret),
         server_key: *profile.server_key(),
         tls_pin: match profile.tls() {

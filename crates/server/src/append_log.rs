@@ -1,15 +1,15 @@
 //! Log of recorded appends: a line for each at DEBUG, sums at INFO.
 //!
 //! A sender causes any number of appends. At INFO a session therefore writes at most one line for
-//! each conversation in [`EACH`]: the first append at once, later ones as a sum. Names are looked
-//! up in a separate task, so that no session waits for its log.
+//! each conversation in [`INTERVAL`]: the first append at once, later ones as a sum. Names are
+//! looked up in a separate task, so that no session waits for its log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, Name, SessionId};
 use twinlock_core::text::Untrusted;
 use twinlock_store::NewEntry;
@@ -17,7 +17,7 @@ use twinlock_store::NewEntry;
 use crate::record::Record;
 
 /// Interval between two sums of one session and conversation.
-const EACH: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// Logs an event with the name of its conversation: immediately if the name is cached, otherwise in
 /// a task that reads it.
 pub(crate) fn with_name(
@@ -70,7 +70,7 @@ pub(crate) struct AppendSender {
     pub(crate) user: Name,
     /// As entries name it.
     pub(crate) sender: Arc<str>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) sid: Option<SessionId>,
 }
 
@@ -89,7 +89,7 @@ impl AppendLog {
         Self { who, sums: HashMap::new() }
     }
 
-    /// Counts recorded appends, and logs what is due.
+    /// Counts recorded appends, and logs the due sums.
     pub(crate) fn note(&mut self, record: &Arc<Record>, recorded: &[RecordedAppend]) {
         let Some(who) = &self.who else { return };
         if tracing::enabled!(tracing::Level::DEBUG) {
@@ -123,7 +123,7 @@ impl AppendLog {
                 return false;
             }
             due.push((*conversation, *sum));
-            *sum = AppendSum { count: 0, bytes: 0, last: 0, next: now + EACH };
+            *sum = AppendSum { count: 0, bytes: 0, last: 0, next: now + INTERVAL };
             true
         });
         write_sums(record, who, due);

@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use tokio::time::{Instant, sleep_until};
-use twinlock_store::{Answer, Appended, NewEntry, Order, StoreError};
+use twinlock_store::{AppendAnswer, Appended, NewEntry, Order, StoreError};
 
 use crate::config::Limits;
 use crate::limits::accounts::{Account, ENTRY};
@@ -55,7 +55,7 @@ impl AppendBatch {
 /// A batch that was handed to the recorder.
 pub(crate) struct HandedBatch {
     requests: Vec<AppendRequest>,
-    answer: Result<Answer, StoreError>,
+    answer: Result<AppendAnswer, StoreError>,
     charged: u64,
 }
 
@@ -133,15 +133,15 @@ impl Appends {
 
     /// Hands a batch to the recorder.
     pub(crate) async fn record(&mut self, record: &Record, batch: AppendBatch) {
-        if let Some(handing) = self.begin(record, batch) {
-            let handed = handing.await;
-            self.handed(handed);
+        if let Some(append) = self.begin(record, batch) {
+            let handed = append.await;
+            self.add_batch(handed);
         }
     }
 
     /// Starts to hand a batch to the recorder.
     ///
-    /// Pass the future's output to [`Appends::handed`]. Poll it to completion, because other
+    /// Pass the future's output to [`Appends::add_batch`]. Poll it to completion, because other
     /// batches queue behind it. If it is dropped, nothing of the batch is recorded.
     pub(crate) fn begin(
         &mut self,
@@ -180,7 +180,7 @@ impl Appends {
     }
 
     /// Adds a batch that the recorder has taken or refused.
-    pub(crate) fn handed(&mut self, HandedBatch { requests, answer, charged }: HandedBatch) {
+    pub(crate) fn add_batch(&mut self, HandedBatch { requests, answer, charged }: HandedBatch) {
         self.queue.push_back(Box::pin(async move {
             let result = match answer {
                 Ok(answer) => answer.await.map_err(Unrecorded::from),

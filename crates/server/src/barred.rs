@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use twinlock_core::id::{DeviceId, Name};
-use twinlock_store::{AddedClassicKey, ClassicKey, Store, StoreError};
+use twinlock_store::{AddedClassicKey, Store, StoreError, StoredClassicKey};
 
 /// Interval between attempts to write.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A revoked credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +73,13 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
     }
 
-    /// Calls [`ClassicKeys::add_classic_key`](twinlock_store::ClassicKeys::add_classic_key), and lifts the bar on the name of the new key. The record
-    /// accepts a key only after its predecessor was revoked.
+    /// Calls [`add_classic_key`](twinlock_store::ClassicKeyStore::add_classic_key), and lifts the
+    /// bar on the name of the new key. The record accepts a key only after its predecessor was
+    /// revoked.
     pub(crate) async fn add_classic_key(
         &self,
         store: &dyn Store,
-        key: ClassicKey,
+        key: StoredClassicKey,
     ) -> Result<AddedClassicKey, StoreError> {
         let _writing = self.writing.lock().await;
         let name = key.name.clone();
@@ -110,7 +111,7 @@ impl Barred {
             }
             self.write(store).await;
             if self.is_unwritten() {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }

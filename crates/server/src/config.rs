@@ -16,7 +16,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Declares a struct with the default of each field beside it, and in its documentation.
+/// Declares a struct with the default of each field in one place, and in its documentation.
 macro_rules! with_defaults {
     (
         $(#[$docs:meta])*
@@ -82,7 +82,7 @@ pub struct Config {
     /// Time after which clients should reconnect after a shutdown. Default 3 s.
     pub come_back: Duration,
     /// Classic connections and the origin bridge. Default: both off.
-    pub classic: Classic,
+    pub classic: ClassicConfig,
 }
 
 impl Config {
@@ -104,7 +104,7 @@ impl Config {
             timing: Timing::default(),
             drain: Duration::from_secs(10),
             come_back: Duration::from_secs(3),
-            classic: Classic::default(),
+            classic: ClassicConfig::default(),
         }
     }
 }
@@ -113,7 +113,7 @@ with_defaults! {
     /// The listeners of section 11: for devices and scripts in any language, and for unchanged
     /// clients of the Python design.
     #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct Classic {
+    pub struct ClassicConfig {
         /// Listening address for classic connections.
         pub lines: Option<SocketAddr> = None,
         /// Listening address of the origin bridge.
@@ -126,7 +126,7 @@ with_defaults! {
         /// Timeout from the end of the TLS handshake to the line with the key's name.
         pub greeting: Duration = Duration::from_secs(10),
         /// Timeout from the first byte of a line to its last, and for the peer to take a byte. (A
-        /// bridge message without a line end has [`Classic::pause`].)
+        /// bridge message without a line end has [`ClassicConfig::pause`].)
         pub half_line: Duration = Duration::from_secs(30),
         /// Timeout without a line.
         pub silence: Duration = Duration::from_secs(30 * 60),
@@ -134,8 +134,8 @@ with_defaults! {
         pub pause: Duration = Duration::from_millis(200),
         /// Tarpit: delay before a failed connection of the bridge is closed.
         pub tarpit_delay: Duration = Duration::from_secs(1),
-        /// Connections in the tarpit at once. With [`Classic::tarpit_delay`] this limits the guesses that
-        /// the bridge accepts per second, from all clients together.
+        /// Connections in the tarpit at once. With [`ClassicConfig::tarpit_delay`] this limits the
+        /// guesses that the bridge accepts per second, from all clients together.
         pub tarpit_slots: usize = 4,
     }
 }

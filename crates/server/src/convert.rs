@@ -3,12 +3,15 @@
 use bytes::{Bytes, BytesMut};
 use twinlock_core::id::{Link, Salt};
 use twinlock_core::proto;
-use twinlock_store::{Content, Conversation, Entry, Form, Person, Receipt, Role};
+use twinlock_store::{
+    ConversationForm, Receipt, StoredContent, StoredConversation, StoredEntry, StoredPerson,
+    UserRole,
+};
 
-pub(crate) fn entry(entry: &Entry) -> proto::Entry {
+pub(crate) fn entry(entry: &StoredEntry) -> proto::Entry {
     let (salt, body, commit) = match &entry.content {
-        Content::Body(salt, body) => (copy(&salt.0), body.clone(), Bytes::new()),
-        Content::Erased(commit) => (Bytes::new(), Bytes::new(), copy(&commit.0)),
+        StoredContent::Body(salt, body) => (copy(&salt.0), body.clone(), Bytes::new()),
+        StoredContent::Erased(commit) => (Bytes::new(), Bytes::new(), copy(&commit.0)),
     };
     proto::Entry {
         n: entry.n,
@@ -51,11 +54,11 @@ impl Acks {
     }
 }
 
-pub(crate) fn conversation(conversation: &Conversation) -> proto::Conversation {
+pub(crate) fn conversation(conversation: &StoredConversation) -> proto::Conversation {
     use proto::conversation::Kind;
     let (kind, name) = match &conversation.form {
-        Form::Room(name) => (Kind::Room, name),
-        Form::Direct(other) => (Kind::Direct, other),
+        ConversationForm::Room(name) => (Kind::Room, name),
+        ConversationForm::Direct(other) => (Kind::Direct, other),
     };
     proto::Conversation {
         id: conversation.id,
@@ -73,24 +76,24 @@ pub(crate) fn conversation(conversation: &Conversation) -> proto::Conversation {
     }
 }
 
-pub(crate) fn role(role: Role) -> proto::Role {
+pub(crate) fn role(role: UserRole) -> proto::Role {
     match role {
-        Role::Member => proto::Role::Member,
-        Role::Admin => proto::Role::Admin,
-        Role::Owner => proto::Role::Owner,
+        UserRole::Member => proto::Role::Member,
+        UserRole::Admin => proto::Role::Admin,
+        UserRole::Owner => proto::Role::Owner,
     }
 }
 
-pub(crate) fn role_from(role: i32) -> Option<Role> {
+pub(crate) fn role_from(role: i32) -> Option<UserRole> {
     match proto::Role::try_from(role).ok()? {
         proto::Role::None => None,
-        proto::Role::Member => Some(Role::Member),
-        proto::Role::Admin => Some(Role::Admin),
-        proto::Role::Owner => Some(Role::Owner),
+        proto::Role::Member => Some(UserRole::Member),
+        proto::Role::Admin => Some(UserRole::Admin),
+        proto::Role::Owner => Some(UserRole::Owner),
     }
 }
 
-pub(crate) fn person(person: &Person, online: bool) -> proto::Person {
+pub(crate) fn person(person: &StoredPerson, online: bool) -> proto::Person {
     proto::Person {
         user: person.user.to_string(),
         role: role(person.role).into(),

@@ -77,7 +77,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Opens the identity in `dir`, and creates what is missing. Calls `new_setup` only on the
+    /// Opens the identity in `dir`, and creates missing files. Calls `new_setup` only on the
     /// first start.
     ///
     /// A self-signed certificate that expires soon, or lacks one of the names, is renewed. If that

@@ -37,6 +37,6 @@ mod server;
 mod services;
 mod session;
 
-pub use config::{Classic, Config, Limits};
+pub use config::{ClassicConfig, Config, Limits};
 pub use error::StartError;
 pub use server::{FILE_ONLY, Server, make_data_directory};

@@ -148,20 +148,20 @@ pub(crate) fn open_regular(
     Ok(file)
 }
 
-/// Reads a file of at most `most` bytes; the buffer is wiped on drop. `None`: no such file.
-pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Failed> {
+/// Reads a file of at most `max` bytes; the buffer is wiped on drop. `None`: no such file.
+pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Failed> {
     let file = match open(OpenOptions::new().read(true), path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         file => file.map_err(failed("read", path))?,
     };
     let length = file.metadata().map_err(failed("read", path))?.len();
-    if length > most {
+    if length > max {
         return Err(failed("read", path)(ErrorKind::FileTooLarge.into()));
     }
     // Allocated at once: a growing vector leaves copies of a secret behind.
     let room = usize::try_from(length).unwrap_or(0).saturating_add(1);
     let mut content = Zeroizing::new(Vec::with_capacity(room));
-    file.take(most).read_to_end(&mut content).map_err(failed("read", path))?;
+    file.take(max).read_to_end(&mut content).map_err(failed("read", path))?;
     Ok(Some(content))
 }
 

@@ -164,7 +164,7 @@ impl Server {
         }
         self.accepting.shutdown().await;
         self.upkeep.shutdown().await;
-        // A restart would admit what is barred. Retry: disk space may be available by now.
+        // A restart would admit the barred devices and keys. Retry: disk space may be available.
         record.barred.write(&*record.store).await;
         let mut heads = self.heads.lock().await;
         heads.try_write(&*record.store).await;

@@ -14,7 +14,7 @@ pub(crate) struct Services {
     pub(crate) env: Arc<Env>,
     /// Who may connect and log in.
     pub(crate) admission: Arc<Admission>,
-    /// What is on disk, and users' shares of it.
+    /// The record and the files, and each user's share of them.
     pub(crate) record: Arc<Record>,
     /// What sessions learn of each other.
     pub(crate) bus: Arc<dyn Bus>,

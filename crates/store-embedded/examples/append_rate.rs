@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
 use twinlock_store::{
-    Appended, InviteTerms, LOBBY, NewDevice, NewEntry, NewInvite, Registration, Role, RowKey, Store,
+    Appended, InviteTerms, LOBBY, NewDevice, NewEntry, PreparedInvite, Registration, RowKey, Store,
+    UserRole,
 };
-use twinlock_store_embedded::{EmbeddedStore, Options};
+use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
 
 const TASKS: usize = 16;
 const BODY: usize = 256;
@@ -30,7 +31,7 @@ async fn main() {
     let seconds = args.next().map_or(5, |s| s.parse().expect("seconds"));
     let per_call = args.next().map_or(1, |s| s.parse().expect("entries a call"));
     let dir = tempfile::tempdir_in(below).unwrap();
-    let options = Options::new(ServerKey([1; 32]), RowKey::new(&[2; 32]));
+    let options = StoreOptions::new(ServerKey([1; 32]), RowKey::new(&[2; 32]));
     let store: Arc<dyn Store> =
         EmbeddedStore::open(&dir.path().join("record.db"), options).unwrap();
     for task in 0..TASKS {
@@ -49,8 +50,8 @@ async fn main() {
 
 async fn register(store: &dyn Store, task: usize) {
     let id = InviteId((task as u64).to_be_bytes());
-    let terms = InviteTerms { role: Role::Member, user: None, expires_ms: 1 << 60 };
-    let invite = NewInvite { id, record: vec![0; 192], terms, made_by: None, created_ms: 0 };
+    let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: 1 << 60 };
+    let invite = PreparedInvite { id, record: vec![0; 192], terms, made_by: None, created_ms: 0 };
     store.add_invite(invite).await.unwrap();
     let device = NewDevice { id: device(task), label: String::new(), record: vec![0; 192] };
     let user = user(task);
@@ -83,7 +84,7 @@ async fn run(store: &Arc<dyn Store>, tasks: usize, window: usize, per_call: usiz
                         conversation: LOBBY,
                         sender: sender.clone(),
                         message_id: MessageId(id),
-                        kind: Kind::TEXT,
+                        kind: EntryKind::TEXT,
                         body: body.clone(),
                     }
                 };

@@ -5,10 +5,10 @@
 //! two commits, and the WAL restarts. So the WAL stays bounded under any load, and no commit waits
 //! for a long checkpoint as long as the disk keeps up.
 //!
-//! Thread and recorder take turns ([`CheckpointStage`]). After its part the thread waits for the recorder, so
-//! that a disk that is slower than the recorder slows the recorder down. Waiting for readers is
-//! also the recorder's part: any other connection would need the write lock for it, and the
-//! recorder holds that nearly all the time.
+//! Thread and recorder take turns ([`CheckpointStage`]). After its part the thread waits for the
+//! recorder, so that a disk that is slower than the recorder slows the recorder down. Waiting for
+//! readers is also the recorder's part: any other connection would need the write lock for it, and
+//! the recorder holds that nearly all the time.
 //!
 //! After a failed sync of the database, checkpoints stop. SQLite marks pages that it copies during
 //! commits as checkpointed, and leaves their sync to the next checkpoint. But when a sync fails, a
@@ -30,7 +30,7 @@ use twinlock_store::StoreError;
 
 pub(crate) use crate::checkpoint_state::PriorCheckpoints;
 use crate::checkpoint_state::{
-    CheckpointStage, CheckpointState, ErasedContent, LITTLE, RecorderPart, WORTH,
+    CHECKPOINT_FRAMES, CheckpointStage, CheckpointState, ErasedContent, FEW_FRAMES, RecorderPart,
 };
 use crate::error::DbError;
 use crate::open;
@@ -38,7 +38,7 @@ use crate::open;
 /// How long the recorder waits for readers so that a large WAL can restart.
 const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// How long the recorder waits for readers to remove erased content from the WAL.
-const FORGET_WAIT: Duration = Duration::from_millis(50);
+const ERASED_WAIT: Duration = Duration::from_millis(50);
 /// Approximate duration of one attempt.
 const ATTEMPT: Duration = Duration::from_millis(10);
 /// Maximum number of rounds before the recorder takes over. If frames still remain then, the disk
@@ -114,13 +114,13 @@ impl Checkpointer {
 
     /// Call this between two transactions: does the recorder's part if it is the recorder's turn.
     pub(crate) fn attend(&self, recorder: &Connection) {
-        let Some(finish) = self.shared.lock().take_rest(Instant::now()) else {
+        let Some(finish) = self.shared.lock().take_recorder_turn(Instant::now()) else {
             return;
         };
         let done = match finish {
-            RecorderPart::Rest => passive(recorder).map(|_| false),
-            RecorderPart::Forget => emptied(recorder, FORGET_WAIT),
-            RecorderPart::Restart => emptied(recorder, RESTART_WAIT),
+            RecorderPart::Remaining => checkpoint_passive(recorder).map(|_| false),
+            RecorderPart::RemoveErased => empty_wal(recorder, ERASED_WAIT),
+            RecorderPart::Restart => empty_wal(recorder, RESTART_WAIT),
         };
         match (finish, &done) {
             (_, Ok(true)) => FRAMES.set(0),
@@ -132,9 +132,9 @@ impl Checkpointer {
             _ => {}
         }
         self.change(|state| {
-            state.finished(finish, done.as_ref().ok().copied(), Instant::now());
+            state.end_recorder_turn(finish, done.as_ref().ok().copied(), Instant::now());
             if let Err(error) = &done {
-                fails(state, error);
+                handle_failure(state, error);
             }
         });
     }
@@ -180,16 +180,16 @@ impl Drop for Checkpointer {
 }
 
 fn run(shared: &SharedState, conn: &Connection, wake: &dyn Fn()) {
-    while shared.turn() {
-        let moved = checkpointed(shared, conn);
+    while shared.wait_for_turn() {
+        let done = checkpoint_most(shared, conn);
         let mut state = shared.lock();
-        let mut tell = state.moved();
-        if let Err(error) = moved {
-            fails(&mut state, &error);
-            tell |= state.stage == CheckpointStage::Failed;
+        let mut wake_recorder = state.end_thread_turn();
+        if let Err(error) = done {
+            handle_failure(&mut state, &error);
+            wake_recorder |= state.stage == CheckpointStage::Failed;
         }
         drop(state);
-        if tell {
+        if wake_recorder {
             wake();
         }
     }
@@ -201,18 +201,18 @@ impl SharedState {
     }
 
     /// Waits for the thread's turn. `false`: the thread must end.
-    fn turn(&self) -> bool {
+    fn wait_for_turn(&self) -> bool {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
             if state.stop {
                 return false;
             }
-            if state.take(now) {
+            if state.take_thread_turn(now) {
                 return true;
             }
-            state = if let Some(again) = state.again() {
-                let waited = self.wake.wait_timeout(state, again.saturating_duration_since(now));
+            state = if let Some(retry_at) = state.retry_at() {
+                let waited = self.wake.wait_timeout(state, retry_at.saturating_duration_since(now));
                 waited.unwrap_or_else(PoisonError::into_inner).0
             } else {
                 self.wake.wait(state).unwrap_or_else(PoisonError::into_inner)
@@ -222,7 +222,7 @@ impl SharedState {
 }
 
 /// Handles a failed checkpoint. A failed sync is final until the record is reopened.
-fn fails(state: &mut CheckpointState, error: &rusqlite::Error) {
+fn handle_failure(state: &mut CheckpointState, error: &rusqlite::Error) {
     if is_of_a_sync(error) {
         state.stage = CheckpointStage::Failed;
         tracing::error!(
@@ -242,12 +242,12 @@ fn is_of_a_sync(error: &rusqlite::Error) -> bool {
 }
 
 /// Checkpoints until few frames remain, or until it is clear that the recorder is faster.
-fn checkpointed(shared: &SharedState, conn: &Connection) -> rusqlite::Result<()> {
+fn checkpoint_most(shared: &SharedState, conn: &Connection) -> rusqlite::Result<()> {
     let mut before = u32::MAX;
     for _ in 0..ROUNDS {
-        let moved = passive(conn)?;
+        let moved = checkpoint_passive(conn)?;
         let left = shared.lock().frames.saturating_sub(moved);
-        if left <= LITTLE || left >= before.max(WORTH) {
+        if left <= FEW_FRAMES || left >= before.max(CHECKPOINT_FRAMES) {
             break;
         }
         before = left;
@@ -257,7 +257,7 @@ fn checkpointed(shared: &SharedState, conn: &Connection) -> rusqlite::Result<()>
 
 /// Checkpoints what it can without waiting for readers. Returns the number of frames that are
 /// checkpointed.
-fn passive(conn: &Connection) -> rusqlite::Result<u32> {
+fn checkpoint_passive(conn: &Connection) -> rusqlite::Result<u32> {
     conn.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
         .query_row([], |row| row.get::<_, i64>(2))
         .map(|frames| u32::try_from(frames).unwrap_or(0))
@@ -271,7 +271,7 @@ fn passive(conn: &Connection) -> rusqlite::Result<u32> {
 /// later one that shares the slot. A new attempt finds that these readers block nothing, copies
 /// everything, and waits only for the readers that are present: later ones read only the database.
 /// So this repeats attempts of a few milliseconds.
-fn emptied(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
+fn empty_wal(recorder: &Connection, wait: Duration) -> rusqlite::Result<bool> {
     let (mut before, mut waited) = (0, Duration::ZERO);
     recorder.busy_handler(Some(open::wait_briefly))?;
     let emptied = loop {
@@ -341,7 +341,7 @@ mod tests {
                     conn.execute("INSERT INTO t VALUES (randomblob(9999))", []).unwrap();
                     thread::sleep(Duration::from_micros(700));
                 }
-                emptied_all &= emptied(&conn, RESTART_WAIT).unwrap();
+                emptied_all &= empty_wal(&conn, RESTART_WAIT).unwrap();
                 size += fs::metadata(path.with_extension("db-wal")).unwrap().len();
             }
             stop.store(true, Ordering::Relaxed);
@@ -353,9 +353,9 @@ mod tests {
         let reader = reads(&path);
         conn.execute("INSERT INTO t VALUES (1)", []).unwrap();
         let began = Instant::now();
-        assert!(!emptied(&conn, FORGET_WAIT).unwrap());
-        assert!(began.elapsed() >= FORGET_WAIT);
+        assert!(!empty_wal(&conn, ERASED_WAIT).unwrap());
+        assert!(began.elapsed() >= ERASED_WAIT);
         drop(reader);
-        assert!(emptied(&conn, FORGET_WAIT).unwrap());
+        assert!(empty_wal(&conn, ERASED_WAIT).unwrap());
     }
 }

@@ -2,12 +2,14 @@
 //! have.
 
 use rusqlite::{Connection, Row, params};
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::keys::RowKey;
 use twinlock_store::equal_cost::{self, AFTER_NAMES};
 use twinlock_store::row_mac::{ClassicKeyRow, MacRow as _};
-use twinlock_store::{AddedClassicKey, Bound, Bounds, ClassicKey, ListedClassicKey, StoreError};
+use twinlock_store::{
+    AddedClassicKey, Bound, Bounds, ListedClassicKey, StoreError, StoredClassicKey,
+};
 
 use crate::conversations::bounded;
 use crate::credentials;
@@ -21,7 +23,7 @@ const COLUMNS: &str =
 
 /// Writes a row, and replaces one of the same name.
 fn write(conn: &Connection, key: &RowKey, row: &ClassicKeyRow) -> Result<(), DbError> {
-    let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &row.key;
+    let StoredClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &row.key;
     let mac = row.mac(key);
     conn.prepare_cached(
         "INSERT OR REPLACE INTO classic_keys
@@ -43,10 +45,10 @@ fn write(conn: &Connection, key: &RowKey, row: &ClassicKeyRow) -> Result<(), DbE
 }
 
 fn read_row(row: &Row<'_>) -> Result<(ClassicKeyRow, [u8; 32]), DbError> {
-    let form = Form::from_number(row.get(3)?)
+    let form = ClassicScheme::from_number(row.get(3)?)
         .ok_or_else(|| StoreError::Damaged("a classic key is of no known form".into()))?;
     let revoked = ClassicKeyRow::is_revoked(row.get(6)?)?;
-    let key = ClassicKey {
+    let key = StoredClassicKey {
         name: get_name(row, 0)?,
         user: get_name(row, 1)?,
         conversation: get_uint(row, 2)?,
@@ -68,7 +70,7 @@ pub(crate) fn one(
     conn: &Connection,
     key: &RowKey,
     name: &Name,
-) -> Result<Option<ClassicKey>, DbError> {
+) -> Result<Option<StoredClassicKey>, DbError> {
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS} FROM classic_keys k WHERE k.name = ?1"))?;
     let found = first(&mut select, [name.as_str()], read_row)?;
@@ -84,8 +86,8 @@ pub(crate) fn one(
 pub(crate) fn of_form(
     conn: &Connection,
     key: &RowKey,
-    form: Form,
-) -> Result<Option<ClassicKey>, DbError> {
+    form: ClassicScheme,
+) -> Result<Option<StoredClassicKey>, DbError> {
     for stored in unrevoked(conn, key, form)? {
         let name = stored.key.name.clone();
         if let Some(found) = usable(conn, key, &name, Some(stored))? {
@@ -97,7 +99,11 @@ pub(crate) fn of_form(
 
 /// All keys of this form that are not revoked and whose MAC verifies, even if their user's row is
 /// damaged.
-fn unrevoked(conn: &Connection, key: &RowKey, form: Form) -> Result<Vec<ClassicKeyRow>, DbError> {
+fn unrevoked(
+    conn: &Connection,
+    key: &RowKey,
+    form: ClassicScheme,
+) -> Result<Vec<ClassicKeyRow>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM classic_keys k INDEXED BY classic_form
          WHERE k.form = ?1 AND k.state = 0"
@@ -133,7 +139,7 @@ fn usable(
     key: &RowKey,
     name: &Name,
     found: Option<ClassicKeyRow>,
-) -> Result<Option<ClassicKey>, DbError> {
+) -> Result<Option<StoredClassicKey>, DbError> {
     let user = equal_cost::user_of_classic_key(found.as_ref(), name);
     let person = credentials::person(conn, key, user).map_err(StoreError::from);
     Ok(equal_cost::usable_classic_key(found, person)?)
@@ -144,7 +150,7 @@ pub(crate) fn list(
     key: &RowKey,
     of: Option<&Name>,
     after: Option<&Name>,
-    most: usize,
+    max: usize,
 ) -> Result<Vec<ListedClassicKey>, DbError> {
     let (index, whose) = match of {
         None => ("classic_usable", "?2 IS NULL"),
@@ -158,7 +164,7 @@ pub(crate) fn list(
     let mut rows = select.query(params![after.map_or("", Name::as_str), of.map(Name::as_str)])?;
     let mut keys = Vec::new();
     // Damaged rows do not count, because a page that is not full means the end of the list.
-    while keys.len() < most
+    while keys.len() < max
         && let Some(row) = rows.next()?
     {
         if let Some(stored) = accepted(row, key) {
@@ -171,7 +177,7 @@ pub(crate) fn list(
 pub(crate) fn add(
     transaction: &mut WriteTransaction<'_>,
     key: &RowKey,
-    new: &ClassicKey,
+    new: &StoredClassicKey,
     bounds: &Bounds,
 ) -> Result<AddedClassicKey, DbError> {
     let mut select = transaction
@@ -186,7 +192,7 @@ pub(crate) fn add(
         }
     }
     // Messages of the bridge do not name their key.
-    if new.form != Form::Jwe && !unrevoked(transaction.conn, key, new.form)?.is_empty() {
+    if new.form != ClassicScheme::Jwe && !unrevoked(transaction.conn, key, new.form)?.is_empty() {
         return Ok(AddedClassicKey::FormTaken);
     }
     let member = transaction

@@ -5,15 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::{broadcast, oneshot};
-use twinlock_core::classic::Form;
+use tokio::sync::broadcast;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
 use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{
-    Accounts, AddedClassicKey, Answer, ClassicKey, ClassicKeys, Close, Conversation, Device,
-    Directory, EntryLog, EntrySearch, Erased, FileIndex, FileRef, Found, Joined, Limit,
-    ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, NewInvite, Newest, Order, Page,
-    Person, Published, Receipt, Registered, Registration, SearchFrom, StoreError, Stored,
+    Accounts, AddedClassicKey, AppendAnswer, AppendReply, ClassicKeyStore, Close, Directory,
+    EntryLog, EntryPage, EntrySearch, Erased, FileIndex, FileRef, FileUsage, Joined,
+    ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, Newest, Order, PreparedInvite,
+    Published, ReadLimit, Receipt, Registered, Registration, SearchFrom, SearchResult, StoreError,
+    StoredClassicKey, StoredConversation, StoredDevice, StoredPerson,
 };
 
 use crate::index::ENTRY;
@@ -23,29 +24,33 @@ use crate::{classic, conversations, credentials, entries, files, people, search,
 
 #[async_trait]
 impl EntryLog for EmbeddedStore {
-    async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError> {
+    async fn hand_over(
+        &self,
+        batch: Vec<NewEntry>,
+        order: &Order,
+    ) -> Result<AppendAnswer, StoreError> {
         if batch.is_empty() {
             return Ok(Box::pin(std::future::ready(Ok(Vec::new()))));
         }
         let size = batch.iter().map(|entry| entry.body.len() + ENTRY).sum::<usize>().min(QUEUE);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let entries = PreparedEntry::batch(batch, &self.salts)?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = AppendReply::new(order);
         let turn = self.turn.lock().await;
         let room = self.room.clone().acquire_many_owned(size).await;
         let room = room.map_err(|_| StoreError::Closed)?;
-        let append = AppendCommand { entries, order: order.clone(), reply, room };
+        let append = AppendCommand { entries, reply, room };
         self.commands.send(RecorderCommand::Append(append)).map_err(|_| StoreError::Closed)?;
         drop(turn);
-        Ok(Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) }))
+        Ok(answer)
     }
 
     async fn read(
         &self,
         conversation: ConversationId,
         after: u64,
-        limit: Limit,
-    ) -> Result<Page, StoreError> {
+        limit: ReadLimit,
+    ) -> Result<EntryPage, StoreError> {
         let key = self.server_key;
         self.readers.read(move |conn| entries::read(conn, conversation, after, limit, &key)).await
     }
@@ -55,7 +60,7 @@ impl EntryLog for EmbeddedStore {
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {
-        self.news.subscribe()
+        self.commits.subscribe()
     }
 
     async fn erase(
@@ -84,14 +89,18 @@ impl Directory for EmbeddedStore {
         joinable: bool,
         after: ConversationId,
         limit: usize,
-    ) -> Result<Vec<Conversation>, StoreError> {
+    ) -> Result<Vec<StoredConversation>, StoreError> {
         let user = user.clone();
         self.readers
             .read(move |conn| conversations::list(conn, &user, joinable, after, limit))
             .await
     }
 
-    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError> {
+    async fn room(
+        &self,
+        user: &Name,
+        room: &Name,
+    ) -> Result<Option<StoredConversation>, StoreError> {
         let (user, room) = (user.clone(), room.clone());
         self.readers.read(move |conn| conversations::named(conn, &user, &room)).await
     }
@@ -100,7 +109,7 @@ impl Directory for EmbeddedStore {
         &self,
         user: &Name,
         id: ConversationId,
-    ) -> Result<Option<Conversation>, StoreError> {
+    ) -> Result<Option<StoredConversation>, StoreError> {
         let user = user.clone();
         self.readers.read(move |conn| conversations::one(conn, &user, id)).await
     }
@@ -110,7 +119,7 @@ impl Directory for EmbeddedStore {
         user: &Name,
         name: &Name,
         topic: &str,
-    ) -> Result<Option<Conversation>, StoreError> {
+    ) -> Result<Option<StoredConversation>, StoreError> {
         let (user, name, topic) = (user.clone(), name.clone(), topic.to_owned());
         let (key, bounds) = (self.server_key, self.bounds);
         self.write(move |transaction| {
@@ -135,7 +144,7 @@ impl Directory for EmbeddedStore {
         user: &Name,
         id: ConversationId,
         topic: &str,
-    ) -> Result<Option<Conversation>, StoreError> {
+    ) -> Result<Option<StoredConversation>, StoreError> {
         let (user, topic) = (user.clone(), topic.to_owned());
         self.write(move |transaction| conversations::set_topic(transaction, &user, id, &topic))
             .await
@@ -145,7 +154,7 @@ impl Directory for EmbeddedStore {
         &self,
         user: &Name,
         other: &Name,
-    ) -> Result<Option<Conversation>, StoreError> {
+    ) -> Result<Option<StoredConversation>, StoreError> {
         let (user, other) = (user.clone(), other.clone());
         let (key, bounds) = (self.server_key, self.bounds);
         self.write(move |transaction| {
@@ -177,7 +186,7 @@ impl Accounts for EmbeddedStore {
         self.readers.read(move |conn| credentials::look_up(conn, &key, &id, now_ms)).await
     }
 
-    async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError> {
+    async fn add_invite(&self, invite: PreparedInvite) -> Result<(), StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
         self.write(move |transaction| people::add_invite(transaction, &key, &invite, &bounds)).await
     }
@@ -218,7 +227,7 @@ impl Accounts for EmbeddedStore {
         .await
     }
 
-    async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError> {
+    async fn devices(&self, user: &Name) -> Result<Vec<StoredDevice>, StoreError> {
         let (user, key) = (user.clone(), self.row_key.clone());
         self.readers.read(move |conn| people::devices(conn, &key, &user)).await
     }
@@ -266,12 +275,16 @@ impl Accounts for EmbeddedStore {
         self.write(move |transaction| sources::forget(transaction, &user)).await
     }
 
-    async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError> {
+    async fn person(&self, user: &Name) -> Result<Option<StoredPerson>, StoreError> {
         let (user, key) = (user.clone(), self.row_key.clone());
         self.readers.read(move |conn| credentials::person(conn, &key, &user)).await
     }
 
-    async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError> {
+    async fn people(
+        &self,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<StoredPerson>, StoreError> {
         let (after, key) = (after.cloned(), self.row_key.clone());
         self.readers.read(move |conn| people::list(conn, &key, after.as_ref(), limit)).await
     }
@@ -289,7 +302,7 @@ impl FileIndex for EmbeddedStore {
         self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
     }
 
-    async fn stored(&self, user: &Name) -> Result<Stored, StoreError> {
+    async fn stored(&self, user: &Name) -> Result<FileUsage, StoreError> {
         let user = user.clone();
         self.readers.read(move |conn| files::stored(conn, &user)).await
     }
@@ -315,9 +328,9 @@ impl EntrySearch for EmbeddedStore {
         conversation: ConversationId,
         text: &str,
         from: SearchFrom,
-        limit: Limit,
+        limit: ReadLimit,
         time: Duration,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<SearchResult, StoreError> {
         let text = text.to_owned();
         self.readers
             .read(move |conn| {
@@ -335,18 +348,21 @@ impl EntrySearch for EmbeddedStore {
 }
 
 #[async_trait]
-impl ClassicKeys for EmbeddedStore {
-    async fn add_classic_key(&self, new: ClassicKey) -> Result<AddedClassicKey, StoreError> {
+impl ClassicKeyStore for EmbeddedStore {
+    async fn add_classic_key(&self, new: StoredClassicKey) -> Result<AddedClassicKey, StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
         self.write(move |transaction| classic::add(transaction, &key, &new, &bounds)).await
     }
 
-    async fn classic_key(&self, name: &Name) -> Result<Option<ClassicKey>, StoreError> {
+    async fn classic_key(&self, name: &Name) -> Result<Option<StoredClassicKey>, StoreError> {
         let (name, key) = (name.clone(), self.row_key.clone());
         self.readers.read(move |conn| classic::one(conn, &key, &name)).await
     }
 
-    async fn classic_key_of(&self, form: Form) -> Result<Option<ClassicKey>, StoreError> {
+    async fn classic_key_of(
+        &self,
+        form: ClassicScheme,
+    ) -> Result<Option<StoredClassicKey>, StoreError> {
         let key = self.row_key.clone();
         self.readers.read(move |conn| classic::of_form(conn, &key, form)).await
     }

@@ -2,7 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
-use twinlock_store::{Bound, Bounds, Conversation, Form, Joined, LOBBY, OWN_COUNTED, StoreError};
+use twinlock_store::{
+    Bound, Bounds, ConversationForm, Joined, LOBBY, OWN_COUNTED, StoreError, StoredConversation,
+};
 
 use crate::entries;
 use crate::error::DbError;
@@ -22,20 +24,20 @@ const JOINABLE: &str = "FROM conversations c INDEXED BY rooms
 /// One of a user's conversations.
 const ONE: &str = "FROM conversations c JOIN members m ON m.conversation = c.id AND m.user = ?1";
 
-fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<Conversation, DbError> {
+fn get(conn: &Connection, row: &Row<'_>, user: &Name) -> Result<StoredConversation, DbError> {
     let id = get_uint(row, 0)?;
     let form = match (get_optional_name(row, 1)?, row.get_ref(2)?) {
-        (Some(room), _) => Form::Room(room),
+        (Some(room), _) => ConversationForm::Room(room),
         (None, _) => {
             let (low, high) = (get_name(row, 2)?, get_name(row, 3)?);
-            Form::Direct(if low == *user { high } else { low })
+            ConversationForm::Direct(if low == *user { high } else { low })
         }
     };
     let server_key = ServerKey(row.get(5)?);
     let (head, head_link) = entries::head(conn, id, &server_key)?;
     let marker: Option<i64> = row.get(8)?;
     let read = marker.map(crate::row::uint).unwrap_or_default();
-    Ok(Conversation {
+    Ok(StoredConversation {
         id,
         form,
         topic: row.get(4)?,
@@ -61,10 +63,10 @@ pub(crate) fn list(
     user: &Name,
     joinable: bool,
     after: ConversationId,
-    most: usize,
-) -> Result<Vec<Conversation>, DbError> {
+    max: usize,
+) -> Result<Vec<StoredConversation>, DbError> {
     let mut select = conn.prepare_cached(&list_sql(joinable))?;
-    let mut rows = select.query(params![user.as_str(), int(after), limit(most)])?;
+    let mut rows = select.query(params![user.as_str(), int(after), limit(max)])?;
     let mut list = Vec::new();
     while let Some(row) = rows.next()? {
         let mut one = get(conn, row, user)?;
@@ -82,7 +84,7 @@ pub(crate) fn one(
     conn: &Connection,
     user: &Name,
     id: ConversationId,
-) -> Result<Option<Conversation>, DbError> {
+) -> Result<Option<StoredConversation>, DbError> {
     let mut select =
         conn.prepare_cached(&format!("SELECT {COLUMNS}, m.read {ONE} WHERE c.id = ?2"))?;
     let mut rows = select.query(params![user.as_str(), int(id)])?;
@@ -98,7 +100,7 @@ pub(crate) fn named(
     conn: &Connection,
     user: &Name,
     room: &Name,
-) -> Result<Option<Conversation>, DbError> {
+) -> Result<Option<StoredConversation>, DbError> {
     let mut select = conn.prepare_cached(&named_sql())?;
     let mut rows = select.query(params![user.as_str(), room.as_str()])?;
     rows.next()?.map(|row| get(conn, row, user)).transpose()
@@ -108,13 +110,13 @@ pub(crate) fn members(
     conn: &Connection,
     id: ConversationId,
     after: Option<&Name>,
-    most: usize,
+    max: usize,
 ) -> Result<Vec<Name>, DbError> {
     let mut select = conn.prepare_cached(
         "SELECT user FROM members WHERE conversation = ?1 AND user > ?2 ORDER BY user LIMIT ?3",
     )?;
     let after = after.map_or("", Name::as_str);
-    let names = select.query_map(params![int(id), after, limit(most)], |row| get_name(row, 0))?;
+    let names = select.query_map(params![int(id), after, limit(max)], |row| get_name(row, 0))?;
     Ok(names.collect::<Result<_, _>>()?)
 }
 
@@ -152,23 +154,23 @@ fn made(
     transaction: &WriteTransaction<'_>,
     user: &Name,
     id: ConversationId,
-) -> Result<Conversation, DbError> {
+) -> Result<StoredConversation, DbError> {
     one(transaction.conn, user, id)?
         .ok_or_else(|| StoreError::Database(format!("conversation {id} was not made")).into())
 }
 
-/// Fails if `sql` selects at least `most` rows; counts no further.
+/// Fails if `sql` selects at least `max` rows; counts no further.
 pub(crate) fn bounded(
     conn: &Connection,
     sql: &str,
     of: impl Params,
     bound: Bound,
-    most: usize,
+    max: usize,
 ) -> Result<(), DbError> {
-    let most_rows = limit(most);
-    let count = format!("SELECT count(*) FROM ({sql} LIMIT {most_rows})");
-    let there: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
-    if there >= most_rows { Err(StoreError::TooMany(bound, most).into()) } else { Ok(()) }
+    let max_rows = limit(max);
+    let count = format!("SELECT count(*) FROM ({sql} LIMIT {max_rows})");
+    let exists: i64 = conn.prepare_cached(&count)?.query_row(of, |row| row.get(0))?;
+    if exists >= max_rows { Err(StoreError::TooMany(bound, max).into()) } else { Ok(()) }
 }
 
 fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), DbError> {
@@ -183,7 +185,7 @@ pub(crate) fn create_room(
     topic: &str,
     key: &ServerKey,
     bounds: &Bounds,
-) -> Result<Option<Conversation>, DbError> {
+) -> Result<Option<StoredConversation>, DbError> {
     let taken = transaction
         .conn
         .prepare_cached("SELECT 1 FROM conversations WHERE name = ?1")?
@@ -260,7 +262,7 @@ pub(crate) fn set_topic(
     user: &Name,
     id: ConversationId,
     topic: &str,
-) -> Result<Option<Conversation>, DbError> {
+) -> Result<Option<StoredConversation>, DbError> {
     if !is_room(transaction.conn, id)? || one(transaction.conn, user, id)?.is_none() {
         return Ok(None);
     }
@@ -277,7 +279,7 @@ pub(crate) fn open_direct(
     other: &Name,
     key: &ServerKey,
     bounds: &Bounds,
-) -> Result<Option<Conversation>, DbError> {
+) -> Result<Option<StoredConversation>, DbError> {
     let exists = |name: &Name| {
         transaction
             .conn
@@ -290,12 +292,12 @@ pub(crate) fn open_direct(
     }
     let (low, high) = if user <= other { (user, other) } else { (other, user) };
     let pair = params![low.as_str(), high.as_str()];
-    let there = transaction
+    let exists = transaction
         .conn
         .prepare_cached("SELECT id FROM conversations WHERE low = ?1 AND high = ?2")?
         .query_row(pair, |row| get_uint(row, 0))
         .optional()?;
-    let id = match there {
+    let id = match exists {
         Some(id) => id,
         None => {
             may_enter(transaction.conn, user, bounds)?;

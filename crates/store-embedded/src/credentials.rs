@@ -5,7 +5,7 @@ use twinlock_core::id::{CredentialId, InviteId, Name};
 use twinlock_core::keys::RowKey;
 use twinlock_store::equal_cost::{self, AFTER_CIDS, AFTER_NAMES};
 use twinlock_store::row_mac::{CredentialRow, CredentialState, MacRow as _};
-use twinlock_store::{LookedUp, Person, Role, StoreError};
+use twinlock_store::{LookedUp, StoreError, StoredPerson, UserRole};
 
 use crate::error::DbError;
 use crate::row::{first, get_name, get_optional_name, get_uint, int};
@@ -48,7 +48,7 @@ pub(crate) fn read_row(row: &Row<'_>) -> Result<(CredentialRow, [u8; 32]), DbErr
         label: row.get(3)?,
         created_ms: get_uint(row, 4)?,
         seen_ms: get_uint(row, 5)?,
-        role: Role::from_number(row.get(6)?)?,
+        role: UserRole::from_number(row.get(6)?)?,
         expires_ms: get_uint(row, 7)?,
         made_by: get_optional_name(row, 8)?,
         state: CredentialState::from_number(row.get(9)?)?,
@@ -63,13 +63,13 @@ pub(crate) fn load(
     key: &RowKey,
     id: &CredentialId,
 ) -> Result<Option<CredentialRow>, DbError> {
-    look(conn, key, id).map(|(row, is_there)| is_there.then_some(row))
+    find(conn, key, id).map(|(row, is_there)| is_there.then_some(row))
 }
 
 /// The row and `true`, or a stand-in and `false`.
 ///
 /// Hits and misses both query twice and find one row.
-fn look(
+fn find(
     conn: &Connection,
     key: &RowKey,
     id: &CredentialId,
@@ -93,7 +93,7 @@ pub(crate) fn look_up(
     id: &CredentialId,
     now_ms: u64,
 ) -> Result<LookedUp, DbError> {
-    let found = look(conn, key, id)?;
+    let found = find(conn, key, id)?;
     let person = person(conn, key, &equal_cost::user_of(&found.0)).map_err(StoreError::from);
     Ok(equal_cost::look_up(id, found, person, now_ms)?)
 }
@@ -118,14 +118,14 @@ pub(crate) const PERSON: &str = "name, role, password, created_ms, mac";
 ///
 /// # Errors
 /// [`StoreError::Damaged`] if its MAC does not verify.
-pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<Person, DbError> {
-    let person = Person {
+pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<StoredPerson, DbError> {
+    let person = StoredPerson {
         user: get_name(row, 0)?,
-        role: Role::from_number(row.get(1)?)?,
+        role: UserRole::from_number(row.get(1)?)?,
         password: row.get(2)?,
         created_ms: get_uint(row, 3)?,
     };
-    Ok(equal_cost::verified_person(Ok((person, row.get(4)?)), key)?)
+    Ok(StoredPerson::verified(Ok((person, row.get(4)?)), key)?)
 }
 
 /// One user; a miss reads and computes as much as a hit, as with [`load`].
@@ -133,7 +133,7 @@ pub(crate) fn person(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
-) -> Result<Option<Person>, DbError> {
+) -> Result<Option<StoredPerson>, DbError> {
     let get = |row: &Row<'_>| get_person(row, key);
     let mut select = conn.prepare_cached(&format!("SELECT {PERSON} FROM users WHERE name = ?1"))?;
     let found = first(&mut select, [user.as_str()], get)?;
@@ -148,7 +148,7 @@ pub(crate) fn person(
 pub(crate) fn write_person(
     conn: &Connection,
     key: &RowKey,
-    person: &Person,
+    person: &StoredPerson,
 ) -> Result<(), DbError> {
     let mac = person.mac(key);
     conn.prepare_cached(&format!(
@@ -167,11 +167,11 @@ pub(crate) fn write_person(
 
 /// Whether a row has this name, even if its MAC does not verify.
 pub(crate) fn is_taken(conn: &Connection, user: &Name) -> Result<bool, DbError> {
-    let there = conn
+    let exists = conn
         .prepare_cached("SELECT 1 FROM users WHERE name = ?1")?
         .query_row([user.as_str()], |_| Ok(()))
         .optional()?;
-    Ok(there.is_some())
+    Ok(exists.is_some())
 }
 
 #[cfg(test)]
@@ -189,8 +189,12 @@ mod tests {
         conn.execute_batch(include_str!("../migrations/0001_record.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);
         let ada = Name::new("ada").unwrap();
-        let person =
-            Person { user: ada.clone(), role: Role::Member, password: true, created_ms: 1 };
+        let person = StoredPerson {
+            user: ada.clone(),
+            role: UserRole::Member,
+            password: true,
+            created_ms: 1,
+        };
         write_person(&conn, &key, &person).unwrap();
         let device = |n| CredentialId::Device(DeviceId([n; 16]));
         let user = CredentialId::User(ada.clone());
@@ -217,26 +221,26 @@ mod tests {
             format!("SELECT {PERSON} FROM users WHERE name = ?1"),
             format!("SELECT {PERSON} FROM users WHERE name > ?1 LIMIT 1"),
         ];
-        let nobody = CredentialId::User(Name::new("bob").unwrap());
-        for (id, there) in [
+        let unknown = CredentialId::User(Name::new("bob").unwrap());
+        for (id, exists) in [
             (user, true),
             (device(1), true),
             (device(2), false),
             (device(3), false),
-            (nobody, false),
+            (unknown, false),
             (invite(1), true),
             (invite(2), false),
             (invite(3), false),
             (invite(4), false),
         ] {
-            let (stored, _) = look(&conn, &key, &id).unwrap();
+            let (stored, _) = find(&conn, &key, &id).unwrap();
             assert_eq!(stored.record.len(), RECORD, "{id:?}");
             let reset = |select: &String| {
                 conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)
             };
             selects.iter().map(reset).for_each(drop);
             let looked = look_up(&conn, &key, &id, 5).unwrap();
-            assert_eq!(looked.into_credential().is_some(), there, "{id:?}");
+            assert_eq!(looked.into_credential().is_some(), exists, "{id:?}");
             assert_eq!(selects.each_ref().map(reset), [1; 4], "{id:?}");
         }
     }

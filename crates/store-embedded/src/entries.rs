@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use twinlock_core::chain::{self, Kind};
+use twinlock_core::chain::{self, EntryKind};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, ServerKey};
-use twinlock_store::{Content, Entry, Erased, Limit, Newest, Page, Receipt, StoreError};
+use twinlock_store::{
+    EntryPage, Erased, Newest, ReadLimit, Receipt, StoreError, StoredContent, StoredEntry,
+};
 
 use crate::error::DbError;
 use crate::head_cache::server_key;
@@ -29,16 +31,16 @@ pub(crate) fn number(row: &Row<'_>) -> rusqlite::Result<u64> {
     get_uint(row, 0)
 }
 
-pub(crate) fn get_entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+pub(crate) fn get_entry(row: &Row<'_>) -> rusqlite::Result<StoredEntry> {
     let content = match row.get_ref(BODY)?.as_blob_or_null()? {
-        Some(body) => Content::Body(Salt(row.get(6)?), Bytes::copy_from_slice(body)),
-        None => Content::Erased(Commit(row.get(5)?)),
+        Some(body) => StoredContent::Body(Salt(row.get(6)?), Bytes::copy_from_slice(body)),
+        None => StoredContent::Erased(Commit(row.get(5)?)),
     };
-    Ok(Entry {
+    Ok(StoredEntry {
         n: get_uint(row, 0)?,
         time_ms: get_uint(row, 1)?,
         message_id: MessageId(row.get(2)?),
-        kind: Kind(row.get(3)?),
+        kind: EntryKind(row.get(3)?),
         sender: Bytes::copy_from_slice(row.get_ref(4)?.as_blob()?),
         content,
         link: Link(row.get(8)?),
@@ -105,13 +107,13 @@ pub(crate) fn read(
     conn: &Connection,
     conversation: ConversationId,
     after: u64,
-    most: Limit,
+    max: ReadLimit,
     key: &ServerKey,
-) -> Result<Page, DbError> {
+) -> Result<EntryPage, DbError> {
     let key = server_key(conn, conversation)?.unwrap_or(*key);
     let (head, head_link) = head(conn, conversation, &key)?;
     if after >= head {
-        return Ok(Page { link_after: head_link, head, entries: Vec::new() });
+        return Ok(EntryPage { link_after: head_link, head, entries: Vec::new() });
     }
     let link_after = match after {
         0 => chain::link_0(&key, conversation),
@@ -124,7 +126,7 @@ pub(crate) fn read(
     let mut select = conn.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM entries WHERE conversation = ?1 AND n > ?2 ORDER BY n LIMIT ?3"
     ))?;
-    let mut rows = select.query(params![int(conversation), int(after), limit(most.entries)])?;
+    let mut rows = select.query(params![int(conversation), int(after), limit(max.entries)])?;
     let mut entries = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
@@ -137,10 +139,10 @@ pub(crate) fn read(
         if entry.n != due {
             break;
         }
-        if let Content::Body(_, body) = &entry.content {
+        if let StoredContent::Body(_, body) = &entry.content {
             bytes += body.len();
         }
-        if bytes > most.bytes && !entries.is_empty() {
+        if bytes > max.bytes && !entries.is_empty() {
             break;
         }
         entries.push(entry);
@@ -148,7 +150,7 @@ pub(crate) fn read(
     if entries.is_empty() {
         return Err(gap(conversation, after + 1));
     }
-    Ok(Page { link_after, head, entries })
+    Ok(EntryPage { link_after, head, entries })
 }
 
 fn gap(conversation: ConversationId, n: u64) -> DbError {
@@ -209,7 +211,7 @@ pub(crate) fn erase(
         .query_row([int(conversation), int(n)], |row| {
             let salt: Option<[u8; 16]> = row.get(1)?;
             let body: Option<Vec<u8>> = row.get(2)?;
-            Ok((row.get::<_, i64>(0)?, salt.zip(body), Kind(row.get(3)?)))
+            Ok((row.get::<_, i64>(0)?, salt.zip(body), EntryKind(row.get(3)?)))
         })
         .optional()?;
     let Some((seq, Some((salt, body)), kind)) = found else { return Ok(None) };

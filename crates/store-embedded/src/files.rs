@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::{ConversationId, Name};
-use twinlock_store::{FileRef, Stored};
+use twinlock_store::{FileRef, FileUsage};
 
 use crate::error::DbError;
 use crate::row::{get_uint, int};
@@ -62,14 +62,14 @@ pub(crate) fn one(
     Ok(file)
 }
 
-pub(crate) fn stored(conn: &Connection, user: &Name) -> Result<Stored, DbError> {
+pub(crate) fn stored(conn: &Connection, user: &Name) -> Result<FileUsage, DbError> {
     let stored = conn
         .prepare_cached(
             "SELECT bytes, files FROM stored JOIN users ON users.id = stored.user
              WHERE users.name = ?1",
         )?
         .query_row([user.as_str()], |row| {
-            Ok(Stored { bytes: get_uint(row, 0)?, files: get_uint(row, 1)? })
+            Ok(FileUsage { bytes: get_uint(row, 0)?, files: get_uint(row, 1)? })
         })
         .optional()?;
     Ok(stored.unwrap_or_default())

@@ -79,10 +79,10 @@ fn load<'l>(
     conversations: &'l mut HashMap<ConversationId, CachedConversation>,
     conversation: ConversationId,
 ) -> Result<Option<&'l mut CachedConversation>, DbError> {
-    use std::collections::hash_map::Entry as Slot;
+    use std::collections::hash_map::Entry;
     match conversations.entry(conversation) {
-        Slot::Occupied(cached) => Ok(Some(cached.into_mut())),
-        Slot::Vacant(slot) => {
+        Entry::Occupied(cached) => Ok(Some(cached.into_mut())),
+        Entry::Vacant(slot) => {
             let Some(key) = server_key(conn, conversation)? else { return Ok(None) };
             let newest = conn
                 .prepare_cached(

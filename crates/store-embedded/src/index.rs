@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::ConversationId;
 use twinlock_store::file_body;
 use twinlock_store::tokenizer;
@@ -26,12 +26,13 @@ const STEP_ENTRIES: usize = 64;
 const STEP_BYTES: usize = 32 * 1024;
 /// Backlog in bytes above which the index takes a step whenever the command queue is empty, then
 /// pauses for as long as the step took. Searching this amount of text takes some milliseconds.
-const NEAR: u64 = 512 * 1024;
+const STEP_BACKLOG: u64 = 512 * 1024;
 /// Backlog in bytes above which the index takes steps even if the command queue is never empty.
 /// Searching this amount of text takes some tenths of a second.
-const FAR: u64 = 32 * 1024 * 1024;
-/// Above [`FAR`], the recorder spends about one part in [`SHARE`] of its time on steps.
-const SHARE: u32 = 50;
+const URGENT_BACKLOG: u64 = 32 * 1024 * 1024;
+/// Above [`URGENT_BACKLOG`], the recorder spends about one part in [`URGENT_SHARE`] of its time on
+/// steps.
+const URGENT_SHARE: u32 = 50;
 
 /// The position and the backlog of the index.
 pub(crate) struct Index {
@@ -70,15 +71,15 @@ impl Index {
     }
 
     /// Pause before the next step; `None`: the index waits until the recorder is idle.
-    pub(crate) fn rest(&self) -> Option<Duration> {
+    pub(crate) fn pause_before_step(&self) -> Option<Duration> {
         let (ended, took) = self.last;
-        (self.behind() > NEAR).then(|| took.saturating_sub(ended.elapsed()))
+        (self.behind() > STEP_BACKLOG).then(|| took.saturating_sub(ended.elapsed()))
     }
 
     /// Whether a step must not wait for an empty command queue.
     pub(crate) fn is_due(&self) -> bool {
         let (ended, took) = self.last;
-        self.behind() > FAR && ended.elapsed() >= took * SHARE
+        self.behind() > URGENT_BACKLOG && ended.elapsed() >= took * URGENT_SHARE
     }
 
     /// Indexes some entries in a separate transaction. After an error it assumes that there is no
@@ -88,7 +89,7 @@ impl Index {
             return Ok(());
         }
         let began = Instant::now();
-        let taken = take_some(conn, self.done);
+        let taken = index_some(conn, self.done);
         self.last = (Instant::now(), began.elapsed());
         let mut behind = 0;
         if let Ok(taken) = &taken {
@@ -113,9 +114,9 @@ struct IndexStep {
     all: bool,
 }
 
-fn take_some(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
+fn index_some(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
     run_sql(conn, "BEGIN IMMEDIATE")?;
-    let taken = take_in(conn, done).and_then(|taken| {
+    let taken = index_batch(conn, done).and_then(|taken| {
         run_sql(conn, "COMMIT")?;
         Ok(taken)
     });
@@ -125,7 +126,7 @@ fn take_some(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
     taken
 }
 
-fn take_in(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
+fn index_batch(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
     let mut next = conn.prepare_cached(
         "SELECT seq, conversation, body, kind FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -141,7 +142,7 @@ fn take_in(conn: &Connection, done: i64) -> Result<IndexStep, DbError> {
         if let Some(body) = row.get_ref(2)?.as_blob_or_null()? {
             bytes += body.len();
             let place: i64 = row.get(1)?;
-            let text = file_body::text(Kind(row.get(3)?), body);
+            let text = file_body::text(EntryKind(row.get(3)?), body);
             insert.execute(params![last, place.to_string(), tokenizer::of_text(&text)])?;
         }
     }
@@ -162,7 +163,7 @@ pub(crate) fn forget(
     conn: &Connection,
     seq: i64,
     conversation: ConversationId,
-    kind: Kind,
+    kind: EntryKind,
     body: &[u8],
 ) -> Result<(), DbError> {
     if seq <= done(conn)? {

@@ -31,5 +31,5 @@ mod store;
 mod write_transaction;
 
 pub use open::{OpenError, RecordLock};
-pub use options::{Expected, Options};
+pub use options::{Expected, StoreOptions};
 pub use store::EmbeddedStore;

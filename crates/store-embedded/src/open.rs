@@ -46,7 +46,7 @@ const WAL_KEPT: i64 = 16 * 1024 * 1024;
 const COUNTED: u64 = 4096;
 
 /// First bytes of an SQLite database file.
-const FORM: &[u8] = b"SQLite format 3\0";
+const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Sizes of the WAL header and of each frame header, bytes (SQLite, *The Database File Format*).
 const WAL_HEAD: u64 = 32;
 const FRAME_HEAD: u64 = 24;
@@ -95,7 +95,7 @@ pub enum OpenError {
     #[error(
         "{} and {} do not belong together, or are damaged: they lack acknowledged entries ({problem}); nothing was changed. Restore both from one backup, or the database alone from a backup made with `sqlite3 .backup` and move the other away. To accept the loss, remove {}",
         path.display(),
-        beside(path, "-wal").display(),
+        with_suffix(path, "-wal").display(),
         path.with_file_name("heads").display()
     )]
     Mixed {
@@ -156,7 +156,7 @@ impl RecordLock {
         // A separate file: closing any descriptor of the database would release SQLite's locks on
         // it.
         let database = &resolve(database)?;
-        let path = beside(database, ".lock");
+        let path = with_suffix(database, ".lock");
         let fault = |error| OpenError::File { path: path.clone(), error };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -183,9 +183,9 @@ impl RecordLock {
     /// [`OpenError`].
     pub fn check(&self, expected: &Expected) -> Result<(), OpenError> {
         private(&self.database)?;
-        check_form(&self.database)?;
-        check_beside(&self.database)?;
-        check_together(&self.database, expected)
+        check_magic(&self.database)?;
+        check_companions(&self.database)?;
+        check_wal_matches(&self.database, expected)
     }
 }
 
@@ -230,17 +230,17 @@ pub(crate) fn recorder(
     now_ms: u64,
 ) -> Result<Connection, OpenError> {
     private(path)?;
-    check_form(path)?;
+    check_magic(path)?;
     // An empty WAL goes with a failed start, as it came.
     let keep_wal = has_wal(path);
-    again(path, server_key, now_ms, keep_wal)
+    open_existing(path, server_key, now_ms, keep_wal)
 }
 
 /// Checks the database together with its WAL, without writing to either.
 ///
 /// SQLite would accept a WAL from another time and checkpoint it into the database, which destroys
 /// the database.
-fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
+fn check_wal_matches(path: &Path, expected: &Expected) -> Result<(), OpenError> {
     let mixed = |problem: String| OpenError::Mixed { path: path.to_path_buf(), problem };
     let wal = has_wal(path);
     if wal && expected.closed {
@@ -249,14 +249,14 @@ fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
     let is_missing = |path: &Path| {
         fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     };
-    if is_missing(&self::wal(path)) && !is_missing(&beside(path, "-shm")) {
+    if is_missing(&self::wal(path)) && !is_missing(&with_suffix(path, "-shm")) {
         tracing::warn!(
             path = %self::wal(path).display(),
             "the server did not end in order, and its WAL is missing: if power did not fail while it \
              started or ended, entries that were acknowledged are missing"
         );
     }
-    let look = || -> rusqlite::Result<Result<(), OpenError>> {
+    let read = || -> rusqlite::Result<Result<(), OpenError>> {
         let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         leave_files(&conn)?;
         let tables = "SELECT COUNT(*) FROM sqlite_schema
@@ -278,11 +278,11 @@ fn check_together(path: &Path, expected: &Expected) -> Result<(), OpenError> {
             )))),
         }
     };
-    match look() {
-        Ok(looked) => looked,
+    match read() {
+        Ok(checked) => checked,
         Err(error) => match DbError::from(error).0 {
             StoreError::Damaged(problem) if wal => Err(mixed(problem)),
-            // `again` reports this error when it opens the database for writing.
+            // `open_existing` reports this error when it opens the database for writing.
             _ => Ok(()),
         },
     }
@@ -301,26 +301,26 @@ fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<New
         let found =
             link.query_row(params![int(at.conversation), int(at.n)], |row| row.get(0).map(Link));
         let first = at.n.saturating_sub(counted);
-        let there = params![int(at.conversation), int(first), int(at.n)];
-        let there: u64 = count.query_row(there, |row| get_uint(row, 0))?;
-        if found.optional()? != Some(at.link) || there != at.n - first {
+        let range = params![int(at.conversation), int(first), int(at.n)];
+        let present: u64 = count.query_row(range, |row| get_uint(row, 0))?;
+        if found.optional()? != Some(at.link) || present != at.n - first {
             return Ok(Some(*at));
         }
     }
     Ok(None)
 }
 
-/// Opens the recorder's connection to an existing database, and migrates it. `keep_wal`: whether the
-/// WAL stays if that fails.
-pub(crate) fn again(
+/// Opens the recorder's connection to an existing database, and migrates it. `keep_wal`: whether
+/// the WAL stays if that fails.
+pub(crate) fn open_existing(
     path: &Path,
     server_key: &ServerKey,
     now_ms: u64,
     keep_wal: bool,
 ) -> Result<Connection, OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
-    check_beside(path)?;
-    settle(path).map_err(fault)?;
+    check_companions(path)?;
+    rewrite_wal(path).map_err(fault)?;
     let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
     let sqlite = |error: rusqlite::Error| match DbError::from(error).0 {
         StoreError::Full => fault(io::ErrorKind::StorageFull.into()),
@@ -355,7 +355,7 @@ pub(crate) fn again(
     {
         return Err(OpenError::NoRecord(path.to_path_buf()));
     }
-    durable(&conn).map_err(sqlite)?;
+    set_pragmas(&conn).map_err(sqlite)?;
     migrations.to_latest(&mut conn).map_err(migration)?;
     let recorded = lobby(&conn, server_key, now_ms).map_err(sqlite)?;
     if recorded != *server_key {
@@ -372,7 +372,7 @@ pub(crate) fn again(
     Ok(conn)
 }
 
-fn durable(conn: &Connection) -> rusqlite::Result<()> {
+fn set_pragmas(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
@@ -459,17 +459,17 @@ fn private(path: &Path) -> Result<(), OpenError> {
 ///
 /// SQLite's own error names only the database, and without a `-shm` SQLite may open the database
 /// without its WAL.
-fn check_beside(path: &Path) -> Result<(), OpenError> {
+fn check_companions(path: &Path) -> Result<(), OpenError> {
     for suffix in ["-wal", "-shm"] {
-        let beside = beside(path, suffix);
-        let error = match fs::symlink_metadata(&beside) {
+        let companion = with_suffix(path, suffix);
+        let error = match fs::symlink_metadata(&companion) {
             Ok(meta) if meta.is_file() => continue,
             Ok(meta) if meta.is_symlink() => is_link(),
             Ok(_) => io::Error::other("it is not a regular file"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => error,
         };
-        return Err(OpenError::File { path: beside, error });
+        return Err(OpenError::File { path: companion, error });
     }
     Ok(())
 }
@@ -478,12 +478,12 @@ fn check_beside(path: &Path) -> Result<(), OpenError> {
 ///
 /// Otherwise SQLite would read the first page from the WAL and then write to the file. Call this
 /// before any connection is open: closing the descriptor releases SQLite's locks.
-fn check_form(path: &Path) -> Result<(), OpenError> {
+fn check_magic(path: &Path) -> Result<(), OpenError> {
     let fault = |error| OpenError::File { path: path.to_path_buf(), error };
     let file = open(OpenOptions::new().read(true), path).map_err(fault)?;
-    let mut head = Vec::with_capacity(FORM.len());
-    file.take(FORM.len() as u64).read_to_end(&mut head).map_err(fault)?;
-    if head.is_empty() || head == FORM {
+    let mut head = Vec::with_capacity(MAGIC.len());
+    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(fault)?;
+    if head.is_empty() || head == MAGIC {
         Ok(())
     } else if has_wal(path) {
         Err(lost(path, "is not a database"))
@@ -498,10 +498,10 @@ fn lost(path: &Path, state: &'static str) -> OpenError {
 }
 
 fn wal(database: &Path) -> PathBuf {
-    beside(database, "-wal")
+    with_suffix(database, "-wal")
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -575,7 +575,7 @@ pub(crate) fn has_wal(database: &Path) -> bool {
 /// SQLite ignores such frames and later overwrites them. But a process that opens the record before
 /// that recovers the WAL from its beginning, and would take them for a commit that was never
 /// synced.
-pub(crate) fn cut_off(database: &Path, conn: &Connection) -> Result<(), DbError> {
+pub(crate) fn truncate_failed_commit(database: &Path, conn: &Connection) -> Result<(), DbError> {
     let size: u64 = conn.pragma_query_value(None, "page_size", |row| get_uint(row, 0))?;
     let (busy, frames): (i64, i64) =
         conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -598,7 +598,7 @@ pub(crate) fn cut_off(database: &Path, conn: &Connection) -> Result<(), DbError>
 /// entries would get an ack at once. So the WAL is synced before it is read. It is also rewritten
 /// before that, with its own content: after a failed sync the kernel marks the pages clean, and
 /// would sync nothing.
-fn settle(database: &Path) -> io::Result<()> {
+fn rewrite_wal(database: &Path) -> io::Result<()> {
     let mut file = match open(OpenOptions::new().read(true).write(true), &wal(database)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
@@ -666,12 +666,12 @@ mod tests {
         drop(conn);
         let before = device_and_inode(&wal(&path)).unwrap();
         assert!(has_wal(&path));
-        let refused = again(&path, &ServerKey([2; 32]), 0, true);
+        let refused = open_existing(&path, &ServerKey([2; 32]), 0, true);
         assert!(matches!(refused, Err(OpenError::OtherServer { .. })), "{refused:?}");
         assert_eq!(device_and_inode(&wal(&path)).unwrap(), before);
         assert!(has_wal(&path));
         // A connection that ends in order leaves one file.
-        drop(again(&path, &ServerKey([1; 32]), 0, true).unwrap());
+        drop(open_existing(&path, &ServerKey([1; 32]), 0, true).unwrap());
         assert!(!wal(&path).exists());
     }
 

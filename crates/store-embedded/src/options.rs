@@ -7,14 +7,14 @@ use twinlock_core::id::ServerKey;
 use twinlock_store::{Bounds, Clock, Newest, RowKey};
 
 /// Options for opening a record.
-pub struct Options {
+pub struct StoreOptions {
     pub(crate) server_key: ServerKey,
     pub(crate) row_key: RowKey,
     pub(crate) clock: Clock,
     pub(crate) bounds: Bounds,
 }
 
-/// What is known of a record before it is opened.
+/// The expected state of a record, known before it is opened.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
     /// Entries that were on disk in it.
@@ -23,7 +23,7 @@ pub struct Expected {
     pub closed: bool,
 }
 
-impl Options {
+impl StoreOptions {
     /// Options with the system clock and the default bounds.
     ///
     /// `server_key` goes into `link_0` of new conversations. `row_key` is the key of the MACs over

@@ -5,8 +5,8 @@ use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
 use twinlock_store::row_mac::{CredentialRow, CredentialState};
 use twinlock_store::{
-    Bound, Bounds, Device, LOBBY, NewDevice, NewInvite, Person, Registered, Registration,
-    StoreError,
+    Bound, Bounds, LOBBY, NewDevice, PreparedInvite, Registered, Registration, StoreError,
+    StoredDevice, StoredPerson,
 };
 
 use crate::conversations::{self, bounded};
@@ -19,13 +19,13 @@ pub(crate) fn list(
     conn: &Connection,
     key: &RowKey,
     after: Option<&Name>,
-    most: usize,
-) -> Result<Vec<Person>, DbError> {
+    max: usize,
+) -> Result<Vec<StoredPerson>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {} FROM users WHERE name > ?1 ORDER BY name LIMIT ?2",
         credentials::PERSON
     ))?;
-    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(most)])?;
+    let mut rows = select.query(params![after.map_or("", Name::as_str), limit(max)])?;
     let mut people = Vec::new();
     while let Some(row) = rows.next()? {
         people.push(credentials::get_person(row, key)?);
@@ -37,7 +37,7 @@ pub(crate) fn devices(
     conn: &Connection,
     key: &RowKey,
     user: &Name,
-) -> Result<Vec<Device>, DbError> {
+) -> Result<Vec<StoredDevice>, DbError> {
     let mut select = conn.prepare_cached(&format!(
         "SELECT {} FROM credentials INDEXED BY devices
          WHERE user = ?1 AND state = 0 AND substr(cid, 1, 1) = x'02' ORDER BY created_ms, cid",
@@ -52,7 +52,7 @@ pub(crate) fn devices(
             && let Some(id) = stored.device()
         {
             let CredentialRow { label, created_ms, seen_ms, .. } = stored;
-            devices.push(Device { id, label, created_ms, seen_ms });
+            devices.push(StoredDevice { id, label, created_ms, seen_ms });
         }
     }
     Ok(devices)
@@ -61,7 +61,7 @@ pub(crate) fn devices(
 pub(crate) fn add_invite(
     transaction: &mut WriteTransaction<'_>,
     key: &RowKey,
-    invite: &NewInvite,
+    invite: &PreparedInvite,
     bounds: &Bounds,
 ) -> Result<(), DbError> {
     if let Some(maker) = &invite.made_by {
@@ -104,7 +104,7 @@ pub(crate) fn register(
     if credentials::is_taken(transaction.conn, user)? {
         return Ok(Registered::NameTaken);
     }
-    let person = Person {
+    let person = StoredPerson {
         user: user.clone(),
         role: invite.role,
         password: password.is_some(),
@@ -148,9 +148,9 @@ fn enrol(
 
 /// Ids are random; an existing one is never overwritten.
 fn new_id(conn: &Connection, id: &CredentialId) -> Result<(), DbError> {
-    let there =
+    let exists =
         conn.prepare_cached("SELECT 1 FROM credentials WHERE cid = ?1")?.exists([id.cid()])?;
-    if there {
+    if exists {
         return Err(StoreError::Database("a new credential has the id of another".into()).into());
     }
     Ok(())
@@ -185,7 +185,11 @@ pub(crate) fn set_password(
     let id = CredentialId::User(user.clone());
     credentials::write(transaction.conn, key, &CredentialRow::of_user(&id, user, record, now_ms))?;
     if !person.password {
-        credentials::write_person(transaction.conn, key, &Person { password: true, ..person })?;
+        credentials::write_person(
+            transaction.conn,
+            key,
+            &StoredPerson { password: true, ..person },
+        )?;
     }
     Ok(true)
 }

@@ -14,7 +14,7 @@ use crate::open::{self, InPlace, RecordLock};
 ///
 /// A connection costs its page cache and about as much again in prepared statements. More
 /// connections than cores help only while the disk reads.
-const MOST: u32 = 4;
+const MAX_READERS: u32 = 4;
 
 /// The pool. A connection is lent for one call, which reads one snapshot of the record.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Drop for LentConnection<'_> {
 
 impl Readers {
     pub(crate) fn new(path: PathBuf, in_place: Arc<InPlace>, lock: Arc<RecordLock>) -> Self {
-        let turns = Arc::new(Semaphore::new(MOST as usize));
+        let turns = Arc::new(Semaphore::new(MAX_READERS as usize));
         let (pool, back) = (Mutex::default(), Condvar::new());
         Self { path, in_place, pool, back, turns, lock: Mutex::new(Some(lock)) }
     }
@@ -120,7 +120,7 @@ impl Readers {
 
     /// Waits for the reads in progress, then closes the connections.
     pub(crate) async fn close(&self) {
-        if let Ok(all) = self.turns.acquire_many(MOST).await {
+        if let Ok(all) = self.turns.acquire_many(MAX_READERS).await {
             self.turns.close();
             drop(all);
         }

@@ -19,10 +19,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use twinlock_core::id::ServerKey;
 use twinlock_store::sequencer::PreparedEntry;
-use twinlock_store::{Appended, Clock, Order, Published, StoreError};
+use twinlock_store::{AppendReply, Appended, Clock, Published, StoreError};
 
 use crate::checkpoint::{Checkpointer, PriorCheckpoints};
 use crate::entry_writer::EntryWriter;
@@ -39,8 +39,8 @@ use crate::write_transaction::WriteTransaction;
 /// Between them, the recorder takes as many entries as it can insert in the time of one commit. In
 /// a larger transaction the first entries wait longer, and all callers are idle until the same
 /// commit. A smaller one does not justify its fsync.
-const BATCH_LEAST: usize = 256;
-const BATCH_MOST: usize = 4096;
+const BATCH_MIN: usize = 256;
+const BATCH_MAX: usize = 4096;
 /// Size of the bodies at which a transaction takes no more commands, bytes. A larger batch of long
 /// texts delays other users' appends, and a published batch stays in memory until the slowest
 /// watcher has read it.
@@ -56,7 +56,7 @@ pub(crate) enum RecorderCommand {
     /// Runs any other write.
     Job(WriteJob),
     /// Wakes the recorder to do its part of a checkpoint ([`Checkpointer::attend`]).
-    Look,
+    AttendCheckpoint,
     /// Ends the recorder after the commands that precede this one.
     Close,
 }
@@ -64,8 +64,7 @@ pub(crate) enum RecorderCommand {
 /// The entries of one append, which are recorded as a whole or not at all.
 pub(crate) struct AppendCommand {
     pub(crate) entries: Vec<PreparedEntry>,
-    pub(crate) order: Order,
-    pub(crate) reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+    pub(crate) reply: AppendReply,
     /// The entries' share of the queue's capacity, released just before the answer.
     pub(crate) room: OwnedSemaphorePermit,
 }
@@ -75,25 +74,24 @@ pub(crate) struct AppendCommand {
 /// The recorder runs it inside a savepoint, or passes it the error that prevents this. The caller
 /// gets the answer after the commit.
 pub(crate) type WriteJob =
-    Box<dyn FnOnce(Result<&mut WriteTransaction<'_>, &StoreError>) -> FinishedJob + Send>;
+    Box<dyn FnOnce(Result<&mut WriteTransaction<'_>, &StoreError>) -> RecordedJob + Send>;
 
 /// Answers a job's caller. The argument is the error of the transaction, if it failed.
 type JobAnswer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 
 /// Whether to keep a job's changes, and how to answer its caller after the commit.
-pub(crate) struct FinishedJob {
+pub(crate) struct RecordedJob {
     pub(crate) keep: bool,
     pub(crate) answer: JobAnswer,
 }
 
 enum PendingAnswer {
     Append {
-        placed: Result<Vec<Appended>, StoreError>,
-        order: Order,
-        reply: oneshot::Sender<Result<Vec<Appended>, StoreError>>,
+        appended: Result<Vec<Appended>, StoreError>,
+        reply: AppendReply,
         room: OwnedSemaphorePermit,
     },
-    Job(FinishedJob),
+    Job(RecordedJob),
 }
 
 /// The recorder's state between transactions.
@@ -105,10 +103,10 @@ struct Recorder<'c> {
     cache: HeadCache,
     index: Index,
     clock: Clock,
-    news: broadcast::Sender<Arc<[Published]>>,
+    commits: broadcast::Sender<Arc<[Published]>>,
     checkpointer: Checkpointer,
     /// Number of entries at which the next transaction takes no more commands.
-    worth: usize,
+    batch_target: usize,
 }
 
 /// The part of the recorder's state that outlives a reopening of the record.
@@ -119,7 +117,7 @@ pub(crate) struct RecorderContext {
     pub(crate) clock: Clock,
     pub(crate) readers: Arc<Readers>,
     pub(crate) commands: Sender<RecorderCommand>,
-    pub(crate) news: broadcast::Sender<Arc<[Published]>>,
+    pub(crate) commits: broadcast::Sender<Arc<[Published]>>,
     pub(crate) unindexed: Arc<AtomicU64>,
 }
 
@@ -136,7 +134,7 @@ pub(crate) enum RecorderEnd {
 /// On entry and on return, `batch` contains the commands that were received but not processed.
 /// `started` is notified when the recorder is ready to record.
 pub(crate) fn run(
-    RecorderContext { path, in_place, clock, news, unindexed, .. }: &RecorderContext,
+    RecorderContext { path, in_place, clock, commits, unindexed, .. }: &RecorderContext,
     conn: &Connection,
     checkpointer: Checkpointer,
     commands: &Receiver<RecorderCommand>,
@@ -146,14 +144,24 @@ pub(crate) fn run(
     let writer = EntryWriter::new(conn).map_err(DbError::from)?;
     let index = Index::load(conn, unindexed.clone())?;
     started.try_send(()).ok();
-    let (cache, worth) = (HeadCache::default(), BATCH_LEAST);
-    let (clock, news) = (clock.clone(), news.clone());
-    let mut recorder =
-        Recorder { path, in_place, conn, writer, cache, index, clock, news, checkpointer, worth };
-    let (mut idle, mut goes_on) = (false, true);
-    while goes_on {
+    let (cache, batch_target) = (HeadCache::default(), BATCH_MIN);
+    let (clock, commits) = (clock.clone(), commits.clone());
+    let mut recorder = Recorder {
+        path,
+        in_place,
+        conn,
+        writer,
+        cache,
+        index,
+        clock,
+        commits,
+        checkpointer,
+        batch_target,
+    };
+    let (mut idle, mut running) = (false, true);
+    while running {
         if batch.is_empty() {
-            goes_on = recorder.collect(commands, batch, &mut idle);
+            running = recorder.collect(commands, batch, &mut idle);
         }
         // After a failed sync, this connection can read old pages, so it records nothing more.
         if recorder.checkpointer.has_failed() {
@@ -162,7 +170,7 @@ pub(crate) fn run(
         if !batch.is_empty() {
             recorder.record(batch);
         }
-        if goes_on {
+        if running {
             recorder.checkpointer.attend(conn);
         }
     }
@@ -172,7 +180,7 @@ pub(crate) fn run(
         open::leave_files(conn).map_err(DbError::from)?;
     }
     match failed {
-        Ok(Some(failed)) if goes_on => Ok(RecorderEnd::Failed(failed)),
+        Ok(Some(failed)) if running => Ok(RecorderEnd::Failed(failed)),
         failed => Ok(RecorderEnd::Closed(
             in_place.and(failed.map(drop).map_err(|error| DbError::from(error).0)),
         )),
@@ -190,13 +198,12 @@ pub(crate) fn refuse(
     loop {
         for command in batch.drain(..) {
             match command {
-                RecorderCommand::Append(AppendCommand { order, reply, room, .. }) => {
-                    order.fail();
+                RecorderCommand::Append(AppendCommand { reply, room, .. }) => {
                     drop(room);
-                    reply.send(Err(error.clone())).ok();
+                    reply.send(Err(error.clone()));
                 }
                 RecorderCommand::Job(job) => (job(Err(error)).answer)(Some(error)),
-                RecorderCommand::Look => {}
+                RecorderCommand::AttendCheckpoint => {}
                 RecorderCommand::Close => return false,
             }
         }
@@ -228,12 +235,12 @@ impl Recorder<'_> {
                     Err(_) => return false,
                 }
             }
-            let rest = self.index.rest().filter(|rest| *rest < IDLE);
-            let wait = if *idle { Duration::ZERO } else { rest.unwrap_or(IDLE) };
+            let pause = self.index.pause_before_step().filter(|pause| *pause < IDLE);
+            let wait = if *idle { Duration::ZERO } else { pause.unwrap_or(IDLE) };
             match commands.recv_timeout(wait) {
                 Ok(command) => break command,
                 Err(RecvTimeoutError::Timeout) => {
-                    *idle |= rest.is_none();
+                    *idle |= pause.is_none();
                     self.index_some();
                 }
                 Err(RecvTimeoutError::Disconnected) => return false,
@@ -249,11 +256,11 @@ impl Recorder<'_> {
                     bytes += append.entries.iter().map(|e| e.new.body.len()).sum::<usize>();
                 }
                 RecorderCommand::Job(_) => entries += 1,
-                RecorderCommand::Look => return true,
+                RecorderCommand::AttendCheckpoint => return true,
                 RecorderCommand::Close => return false,
             }
             batch.push(command);
-            if entries < self.worth && bytes < BATCH_BYTES {
+            if entries < self.batch_target && bytes < BATCH_BYTES {
                 next = commands.try_recv().ok();
             }
         }
@@ -263,24 +270,24 @@ impl Recorder<'_> {
     /// Records a batch in one transaction.
     fn record(&mut self, batch: &mut Vec<RecorderCommand>) {
         let now_ms = (self.clock)();
-        self.writer.begin(self.news.receiver_count() > 0);
+        self.writer.begin(self.commits.receiver_count() > 0);
         let mut erased = false;
         let mut answers = Vec::with_capacity(batch.len());
         let mut failed = self.writer.begin_transaction().err();
         let (begun, began) = (failed.is_none(), Instant::now());
         for command in batch.drain(..) {
             match command {
-                RecorderCommand::Append(AppendCommand { entries, order, reply, room }) => {
-                    let placed = match &failed {
+                RecorderCommand::Append(AppendCommand { entries, reply, room }) => {
+                    let appended = match (&failed, reply.check_order()) {
+                        (Some(error), _) => Err(error.clone()),
                         // Only this append fails; the transaction continues.
-                        None if order.has_failed() => Err(StoreError::OutOfOrder),
-                        Some(error) => Err(error.clone()),
-                        None => {
-                            let placed = self.writer.write(&mut self.cache, entries, now_ms);
-                            placed.inspect_err(|error| failed = Some(error.clone()))
+                        (None, Err(error)) => Err(error),
+                        (None, Ok(())) => {
+                            let written = self.writer.write(&mut self.cache, entries, now_ms);
+                            written.inspect_err(|error| failed = Some(error.clone()))
                         }
                     };
-                    answers.push(PendingAnswer::Append { placed, order, reply, room });
+                    answers.push(PendingAnswer::Append { appended, reply, room });
                 }
                 RecorderCommand::Job(job) => {
                     let (conn, cache) = (self.conn, &mut self.cache);
@@ -289,18 +296,19 @@ impl Recorder<'_> {
                     erased |= transaction.erased;
                     answers.push(PendingAnswer::Job(done));
                 }
-                RecorderCommand::Look | RecorderCommand::Close => {}
+                RecorderCommand::AttendCheckpoint | RecorderCommand::Close => {}
             }
         }
-        let placing = began.elapsed();
+        let inserting = began.elapsed();
         let failed = failed.or_else(|| self.in_place.check().err());
         let failed = failed.or_else(|| self.writer.commit().err());
         match &failed {
             None => {
-                let placed = self.writer.written();
-                self.worth = worth(placed, placing, began.elapsed().saturating_sub(placing));
+                let inserted = self.writer.written();
+                self.batch_target =
+                    batch_target(inserted, inserting, began.elapsed().saturating_sub(inserting));
                 // Before the answers, because a caller may read the index backlog at once.
-                self.index.appended(placed, self.writer.written_bytes());
+                self.index.appended(inserted, self.writer.written_bytes());
                 self.publish();
                 self.answer(answers, None);
                 self.checkpointer.committed(erased);
@@ -314,7 +322,7 @@ impl Recorder<'_> {
                 // Truncates only under the write lock and in the file that was opened. Otherwise
                 // the frames could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
-                if ours && let Err(error) = open::cut_off(self.path, self.conn) {
+                if ours && let Err(error) = open::truncate_failed_commit(self.path, self.conn) {
                     tracing::error!(%error, "the failed commit was not truncated; the next commit overwrites it");
                 }
                 self.cache.forget_all();
@@ -328,25 +336,18 @@ impl Recorder<'_> {
         let published = self.writer.take_published();
         if !published.is_empty() {
             // `send` fails only if there are no watchers.
-            self.news.send(published.into()).ok();
+            self.commits.send(published.into()).ok();
         }
     }
 
     fn answer(&self, answers: Vec<PendingAnswer>, failed: Option<&StoreError>) {
-        // A send fails if the caller has dropped its receiver. The append counts nevertheless.
         for answer in answers {
-            match (answer, failed) {
-                (PendingAnswer::Append { placed, reply, room, .. }, None) => {
+            match answer {
+                PendingAnswer::Append { appended, reply, room } => {
                     drop(room);
-                    reply.send(placed).ok();
+                    reply.send(failed.map_or(appended, |error| Err(error.clone())));
                 }
-                (PendingAnswer::Append { order, reply, room, .. }, Some(error)) => {
-                    // Before the reply: a caller with the error must find the order failed.
-                    order.fail();
-                    drop(room);
-                    reply.send(Err(error.clone())).ok();
-                }
-                (PendingAnswer::Job(done), failed) => (done.answer)(failed),
+                PendingAnswer::Job(done) => (done.answer)(failed),
             }
         }
     }
@@ -360,12 +361,12 @@ impl Recorder<'_> {
     }
 }
 
-/// The number of entries that can be inserted in the time `commit`, if `placed` entries took the
-/// time `placing`.
-fn worth(placed: usize, placing: Duration, commit: Duration) -> usize {
-    let placed = u128::try_from(placed).unwrap_or(u128::MAX);
-    let worth = placed.saturating_mul(commit.as_nanos()) / placing.as_nanos().max(1);
-    usize::try_from(worth).unwrap_or(usize::MAX).clamp(BATCH_LEAST, BATCH_MOST)
+/// The number of entries that can be inserted in the time `commit`, if `inserted` entries took the
+/// time `inserting`.
+fn batch_target(inserted: usize, inserting: Duration, commit: Duration) -> usize {
+    let inserted = u128::try_from(inserted).unwrap_or(u128::MAX);
+    let batch_target = inserted.saturating_mul(commit.as_nanos()) / inserting.as_nanos().max(1);
+    usize::try_from(batch_target).unwrap_or(usize::MAX).clamp(BATCH_MIN, BATCH_MAX)
 }
 
 /// Runs a job in its savepoint. Sets `failed` if the whole transaction must be rolled back.
@@ -373,7 +374,7 @@ fn run_job(
     transaction: &mut WriteTransaction<'_>,
     job: WriteJob,
     failed: &mut Option<StoreError>,
-) -> FinishedJob {
+) -> RecordedJob {
     let conn = transaction.conn;
     let fail = |failed: &mut Option<StoreError>, error: rusqlite::Error| {
         failed.get_or_insert_with(|| DbError::from(error).0);
@@ -401,12 +402,12 @@ mod tests {
     #[test]
     fn recorder__batch_size_balances_sequencing_and_commit() {
         let us = Duration::from_micros;
-        assert_eq!(worth(1000, us(3000), us(1500)), 500);
-        assert_eq!(worth(500, us(1500), us(3000)), 1000);
-        assert_eq!(worth(1000, us(3000), us(30)), BATCH_LEAST);
-        assert_eq!(worth(1, us(5), us(1_000_000)), BATCH_MOST);
+        assert_eq!(batch_target(1000, us(3000), us(1500)), 500);
+        assert_eq!(batch_target(500, us(1500), us(3000)), 1000);
+        assert_eq!(batch_target(1000, us(3000), us(30)), BATCH_MIN);
+        assert_eq!(batch_target(1, us(5), us(1_000_000)), BATCH_MAX);
         // A clock with no progress, and a transaction without entries.
-        assert_eq!(worth(usize::MAX, us(0), Duration::MAX), BATCH_MOST);
-        assert_eq!(worth(0, us(0), us(0)), BATCH_LEAST);
+        assert_eq!(batch_target(usize::MAX, us(0), Duration::MAX), BATCH_MAX);
+        assert_eq!(batch_target(0, us(0), us(0)), BATCH_MIN);
     }
 }

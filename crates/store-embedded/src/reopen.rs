@@ -11,7 +11,7 @@ use crate::open;
 use crate::recorder::{self, RecorderCommand, RecorderContext, RecorderEnd};
 
 /// Back-off before another attempt to reopen a record.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 impl RecorderContext {
     /// Records until the store closes. Reopens the record after each failed sync of a checkpoint.
@@ -32,24 +32,25 @@ impl RecorderContext {
                     if let Err(error) = open::leave_files(&conn) {
                         tracing::error!(%error, "the WAL may be removed when the record is reopened");
                     }
-                    if !still_closed(&error, waiting, &mut batch) {
+                    if !refuse_until_retry(&error, waiting, &mut batch) {
                         return Ok(());
                     }
                 }
             }
-            // Close every connection, so that SQLite forgets which pages it has checkpointed. The WAL
-            // stays: `in_place` knows this file, and a failed sync may have lost what it has.
+            // Close every connection, so that SQLite forgets which pages it has checkpointed. The
+            // WAL stays: `in_place` knows this file, and a failed sync may have lost what it has.
             self.readers.without_any(|| drop(conn));
             conn = loop {
                 // The store knows the WAL as the file that it opened first.
-                let again = || open::again(&self.path, &self.server_key, (self.clock)(), true);
+                let reopen =
+                    || open::open_existing(&self.path, &self.server_key, (self.clock)(), true);
                 let opened = self.in_place.check().and_then(|()| {
-                    again().map_err(|error| StoreError::Database(error.to_string()))
+                    reopen().map_err(|error| StoreError::Database(error.to_string()))
                 });
                 match opened {
                     Ok(conn) => break conn,
                     Err(error) => {
-                        if !still_closed(&error, waiting, &mut batch) {
+                        if !refuse_until_retry(&error, waiting, &mut batch) {
                             return Ok(());
                         }
                     }
@@ -68,18 +69,18 @@ impl RecorderContext {
         started: &SyncSender<()>,
     ) -> Result<RecorderEnd, StoreError> {
         let commands = self.commands.clone();
-        let wake = move || drop(commands.send(RecorderCommand::Look));
+        let wake = move || drop(commands.send(RecorderCommand::AttendCheckpoint));
         let checkpointer = Checkpointer::start(&self.path, conn, before, wake)?;
         recorder::run(self, conn, checkpointer, waiting, batch, started)
     }
 }
 
 /// Refuses commands until the next attempt to reopen the record. `false`: the store is closing.
-fn still_closed(
+fn refuse_until_retry(
     error: &StoreError,
     waiting: &Receiver<RecorderCommand>,
     batch: &mut Vec<RecorderCommand>,
 ) -> bool {
     tracing::error!(%error, "the record cannot be reopened yet");
-    recorder::refuse(waiting, batch, error, AGAIN)
+    recorder::refuse(waiting, batch, error, RETRY_DELAY)
 }

@@ -11,11 +11,11 @@
 use std::time::Instant;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::ConversationId;
 use twinlock_store::file_body;
 use twinlock_store::tokenizer::Query;
-use twinlock_store::{Content, Entry, Found, IndexPosition, Limit, PrefixWords, SearchFrom};
+use twinlock_store::{ReadLimit, SearchFrom, SearchResult, StoredContent, StoredEntry};
 
 use crate::entries::{self, BODY, COLUMN_COUNT, COLUMNS, KIND};
 use crate::error::DbError;
@@ -40,15 +40,35 @@ const WINDOW: i64 = 4096;
 /// Size of the largest window. The index scans a window without a pause, for 50 ms at worst.
 const LARGEST: i64 = 256 * 1024;
 
+/// A search's position in the index, with the words that earlier slices have read.
+#[derive(Clone)]
+struct IndexPosition {
+    /// Only entries with a `seq` below this.
+    below: i64,
+    /// The indexed words that match a last word of four or more letters.
+    words: PrefixWords,
+}
+
+/// The indexed words that begin with the last word of a search.
+#[derive(Clone)]
+enum PrefixWords {
+    /// The words read so far, ascending.
+    Partial(Vec<String>),
+    /// All words, ascending.
+    All(Vec<String>),
+    /// More words than the search looks up individually.
+    TooMany,
+}
+
 /// A search slice in progress.
 struct SearchSlice<'a> {
     conn: &'a Connection,
     conversation: ConversationId,
     query: Query,
     before: u64,
-    limit: Limit,
+    limit: ReadLimit,
     until: Instant,
-    entries: Vec<Entry>,
+    entries: Vec<StoredEntry>,
     bytes: usize,
 }
 
@@ -66,22 +86,22 @@ pub(crate) fn some(
     conversation: ConversationId,
     text: &str,
     from: SearchFrom,
-    limit: Limit,
+    limit: ReadLimit,
     until: Instant,
-) -> Result<Found, DbError> {
+) -> Result<SearchResult, DbError> {
     let Some(query) = Query::new(text) else {
-        return Ok(Found { entries: Vec::new(), next: None });
+        return Ok(SearchResult { entries: Vec::new(), next: None });
     };
     let before = from.before;
     let (entries, bytes) = (Vec::new(), 0);
     let mut search =
         SearchSlice { conn, conversation, query, before, limit, until, entries, bytes };
     let done = index::done(conn)?;
-    let ended = match from.position {
+    let ended = match from.into_position() {
         Some(position) => search.indexed(position)?,
         None => match search.tail(done)? {
             SearchEnd::All => {
-                let below = search.place_of(before)?.unwrap_or(i64::MAX);
+                let below = search.seq_of(before)?.unwrap_or(i64::MAX);
                 let below = below.min(done.saturating_add(1));
                 search.indexed(IndexPosition { below, words: PrefixWords::Partial(Vec::new()) })?
             }
@@ -92,7 +112,7 @@ pub(crate) fn some(
         SearchEnd::All => None,
         SearchEnd::At(next) => Some(next),
     };
-    Ok(Found { entries: search.entries, next })
+    Ok(SearchResult { entries: search.entries, next })
 }
 
 impl SearchSlice<'_> {
@@ -105,7 +125,7 @@ impl SearchSlice<'_> {
         while let Some(row) = rows.next()?
             && row.get::<_, i64>(COLUMN_COUNT)? > done
         {
-            let kind = Kind(row.get(KIND)?);
+            let kind = EntryKind(row.get(KIND)?);
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
             let n = entries::number(row)?;
             if body.is_some_and(|body| self.query.matches(&file_body::text(kind, body))) {
@@ -120,7 +140,7 @@ impl SearchSlice<'_> {
 
     /// Searches the indexed entries from `position` on.
     fn indexed(&mut self, mut position: IndexPosition) -> Result<SearchEnd, DbError> {
-        let Some(first) = self.place_of(0)? else { return Ok(SearchEnd::All) };
+        let Some(first) = self.seq_of(0)? else { return Ok(SearchEnd::All) };
         let last = match long_prefix(&self.query) {
             None => LastWord::AsItIs,
             Some(prefix) => {
@@ -164,7 +184,7 @@ impl SearchSlice<'_> {
     }
 
     fn at(&self, position: IndexPosition) -> SearchEnd {
-        SearchEnd::At(SearchFrom { before: self.before, position: Some(position) })
+        SearchEnd::At(SearchFrom::at(self.before, position))
     }
 
     /// Searches entries from `from` to below `below`. Returns where it stopped, if it did.
@@ -179,7 +199,7 @@ impl SearchSlice<'_> {
         let mut rows = select.query(params![fts, below, from, int(self.conversation)])?;
         while let Some(row) = rows.next()? {
             let body = row.get_ref(BODY)?.as_blob_or_null()?;
-            let kind = Kind(row.get(KIND)?);
+            let kind = EntryKind(row.get(KIND)?);
             let hit =
                 !read || body.is_some_and(|body| self.query.matches(&file_body::text(kind, body)));
             // An erased entry has no body. Its words are gone from the index too, so this is only a
@@ -194,8 +214,8 @@ impl SearchSlice<'_> {
         Ok(None)
     }
 
-    fn take(&mut self, entry: Entry) {
-        if let Content::Body(_, body) = &entry.content {
+    fn take(&mut self, entry: StoredEntry) {
+        if let StoredContent::Body(_, body) = &entry.content {
             self.bytes = self.bytes.saturating_add(body.len());
         }
         self.entries.push(entry);
@@ -208,15 +228,15 @@ impl SearchSlice<'_> {
     }
 
     /// `seq` of the conversation's first entry with a number of at least `n`.
-    fn place_of(&self, n: u64) -> Result<Option<i64>, DbError> {
-        let place = self
+    fn seq_of(&self, n: u64) -> Result<Option<i64>, DbError> {
+        let seq = self
             .conn
             .prepare_cached(
                 "SELECT seq FROM entries WHERE conversation = ?1 AND n >= ?2 ORDER BY n LIMIT 1",
             )?
             .query_row(params![int(self.conversation), int(n)], |row| row.get(0))
             .optional()?;
-        Ok(place)
+        Ok(seq)
     }
 
     /// Adds indexed words that begin with `prefix` to `words`.
@@ -284,7 +304,7 @@ mod tests {
 
     /// Runs a search in slices of this time, and returns their number.
     fn slices(conn: &Connection, text: &str, time: Duration) -> usize {
-        let limit = Limit { entries: 100, bytes: usize::MAX };
+        let limit = ReadLimit { entries: 100, bytes: usize::MAX };
         let (mut count, mut from) = (0, Some(SearchFrom::below(u64::MAX)));
         while let Some(at) = from
             && count < 1000

@@ -87,11 +87,11 @@ pub(crate) fn note(
 
 /// Removes all sources of a user, and returns their number.
 pub(crate) fn forget(transaction: &mut WriteTransaction<'_>, user: &Name) -> Result<u64, DbError> {
-    let gone = transaction
+    let removed = transaction
         .conn
         .prepare_cached("DELETE FROM sources WHERE user = ?1")?
         .execute([user.as_str()])?;
-    Ok(gone as u64)
+    Ok(removed as u64)
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
         conn.execute_batch(include_str!("../migrations/0005_sources.sql")).unwrap();
         conn.execute_batch(include_str!("../migrations/0008_source_methods.sql")).unwrap();
         let key = RowKey::new(&[7; 32]);
-        let [ada, nobody] = ["ada", "nobody"].map(|name| Name::new(name).unwrap());
+        let [ada, unknown] = ["ada", "nobody"].map(|name| Name::new(name).unwrap());
         conn.execute(
             "INSERT INTO users (name, role, password, created_ms, mac) VALUES ('ada', 0, 1, 1, x'')",
             [],
@@ -124,7 +124,7 @@ mod tests {
             "SELECT seen_ms FROM sources WHERE tag = ?1",
             "SELECT seen_ms FROM sources WHERE tag > ?1 LIMIT 1",
         ];
-        for (user, source, known) in [(&ada, 3, true), (&ada, 9, false), (&nobody, 3, false)] {
+        for (user, source, known) in [(&ada, 3, true), (&ada, 9, false), (&unknown, 3, false)] {
             assert_eq!(is_known(&conn, &key, user, &[source], 1000).unwrap(), known);
             let runs = selects.map(|select| {
                 conn.prepare_cached(select).unwrap().reset_status(StatementStatus::Run)

@@ -15,9 +15,9 @@ use twinlock_store::{Bounds, Published, RowKey, StoreError};
 use crate::checkpoint::PriorCheckpoints;
 use crate::error::DbError;
 use crate::open::{self, OpenError, RecordLock};
-use crate::options::Options;
+use crate::options::StoreOptions;
 use crate::readers::Readers;
-use crate::recorder::{FinishedJob, RecorderCommand, RecorderContext, WriteJob};
+use crate::recorder::{RecordedJob, RecorderCommand, RecorderContext, WriteJob};
 use crate::write_transaction::WriteTransaction;
 
 /// Capacity of the recorder's queue, bytes: bodies, plus [`crate::index::ENTRY`] for each entry.
@@ -27,7 +27,7 @@ use crate::write_transaction::WriteTransaction;
 pub(crate) const QUEUE: usize = 32 * 1024 * 1024;
 /// Number of commits that a watcher may lag behind before it must read the heads itself. Each keeps
 /// its bodies in memory until the slowest watcher has received it.
-const NEWS: usize = 64;
+const COMMITS: usize = 64;
 
 /// The recorder's thread, which returns why it ended.
 pub(crate) type RecorderThread = JoinHandle<Result<(), StoreError>>;
@@ -46,7 +46,7 @@ pub struct EmbeddedStore {
     /// Bytes that are recorded but not indexed.
     pub(crate) unindexed: Arc<AtomicU64>,
     pub(crate) salts: Salts,
-    pub(crate) news: broadcast::Sender<Arc<[Published]>>,
+    pub(crate) commits: broadcast::Sender<Arc<[Published]>>,
     pub(crate) recorder: Mutex<Option<RecorderThread>>,
 }
 
@@ -62,7 +62,7 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`OpenError`]. An error that refuses the record leaves its files unchanged.
-    pub fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
         Self::open_locked(RecordLock::take(path)?, options)
     }
 
@@ -71,8 +71,8 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_locked(lock: RecordLock, options: Options) -> Result<Arc<Self>, OpenError> {
-        let Options { server_key, row_key, clock, bounds } = options;
+    pub fn open_locked(lock: RecordLock, options: StoreOptions) -> Result<Arc<Self>, OpenError> {
+        let StoreOptions { server_key, row_key, clock, bounds } = options;
         let path = &lock.database.clone();
         let lock = Arc::new(lock);
         // The WAL may still contain content that was erased just before a crash.
@@ -82,7 +82,7 @@ impl EmbeddedStore {
         let in_place = Arc::new(open::InPlace::of(path).map_err(file)?);
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
-        let news = broadcast::Sender::new(NEWS);
+        let commits = broadcast::Sender::new(COMMITS);
         let unindexed = Arc::new(AtomicU64::new(0));
         let readers = Arc::new(Readers::new(path.to_path_buf(), in_place.clone(), lock.clone()));
         let context = RecorderContext {
@@ -92,7 +92,7 @@ impl EmbeddedStore {
             clock,
             readers: readers.clone(),
             commands: commands.clone(),
-            news: news.clone(),
+            commits: commits.clone(),
             unindexed: unindexed.clone(),
         };
         let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
@@ -121,7 +121,7 @@ impl EmbeddedStore {
             room: Arc::new(Semaphore::new(QUEUE)),
             unindexed,
             salts: Salts::default(),
-            news,
+            commits,
             recorder: Mutex::new(Some(recorder)),
         }))
     }
@@ -161,7 +161,7 @@ impl EmbeddedStore {
                 Ok(transaction) => work(transaction).map_err(StoreError::from),
                 Err(error) => Err(error.clone()),
             };
-            FinishedJob {
+            RecordedJob {
                 keep: result.is_ok(),
                 answer: Box::new(move |failed| {
                     reply.send(failed.map_or(result, |error| Err(error.clone()))).ok();

@@ -29,13 +29,13 @@ pub trait Accounts: Send + Sync + 'static {
         &self,
         id: &CredentialId,
         now_ms: u64,
-    ) -> Result<Option<Credential>, StoreError> {
+    ) -> Result<Option<StoredCredential>, StoreError> {
         Ok(self.look_up(id, now_ms).await?.into_credential())
     }
 
     /// Adds an invite. [`StoreError::TooMany`] at [`Bound::Invites`](crate::Bound::Invites) of its
     /// creator.
-    async fn add_invite(&self, invite: NewInvite) -> Result<(), StoreError>;
+    async fn add_invite(&self, invite: PreparedInvite) -> Result<(), StoreError>;
 
     /// Registers a user with an invite.
     ///
@@ -66,7 +66,7 @@ pub trait Accounts: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// The devices of a user that are not revoked, oldest first.
-    async fn devices(&self, user: &Name) -> Result<Vec<Device>, StoreError>;
+    async fn devices(&self, user: &Name) -> Result<Vec<StoredDevice>, StoreError>;
 
     /// Revokes a device of this user. `false`: the user has no such device.
     async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError>;
@@ -101,15 +101,19 @@ pub trait Accounts: Send + Sync + 'static {
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError>;
 
     /// One user.
-    async fn person(&self, user: &Name) -> Result<Option<Person>, StoreError>;
+    async fn person(&self, user: &Name) -> Result<Option<StoredPerson>, StoreError>;
 
     /// Users with names greater than `after`, in ascending order, at most `limit`.
-    async fn people(&self, after: Option<&Name>, limit: usize) -> Result<Vec<Person>, StoreError>;
+    async fn people(
+        &self,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<StoredPerson>, StoreError>;
 }
 
 /// The data that a login needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
+pub struct StoredCredential {
     /// The OPAQUE record, 192 bytes.
     pub record: Vec<u8>,
     /// What the credential belongs to.
@@ -122,14 +126,14 @@ pub struct Credential {
 /// stand-in, this difference would reveal a miss.
 #[derive(Debug)]
 pub struct LookedUp {
-    pub(crate) credential: Credential,
+    pub(crate) credential: StoredCredential,
     usable: bool,
 }
 
 impl LookedUp {
     /// A credential, or a stand-in that is not `usable`. For stores.
     #[must_use]
-    pub fn new(credential: Credential, usable: bool) -> Self {
+    pub fn new(credential: StoredCredential, usable: bool) -> Self {
         Self { credential, usable }
     }
 
@@ -143,7 +147,7 @@ impl LookedUp {
 
     /// The credential, if it is usable.
     #[must_use]
-    pub fn into_credential(self) -> Option<Credential> {
+    pub fn into_credential(self) -> Option<StoredCredential> {
         self.usable.then_some(self.credential)
     }
 }
@@ -152,9 +156,9 @@ impl LookedUp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// A user, by password.
-    User(Person),
+    User(StoredPerson),
     /// A device of a user.
-    Device(Person, DeviceId),
+    Device(StoredPerson, DeviceId),
     /// An invite.
     Invite(InviteTerms),
 }
@@ -163,7 +167,7 @@ pub enum Holder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteTerms {
     /// Role of the user that it registers.
-    pub role: Role,
+    pub role: UserRole,
     /// The only name it can register; `None`: any.
     pub user: Option<Name>,
     /// Expiry, ms since 1970 UTC.
@@ -172,7 +176,7 @@ pub struct InviteTerms {
 
 /// An invite to be added.
 #[derive(Debug, Clone)]
-pub struct NewInvite {
+pub struct PreparedInvite {
     /// Random, drawn by the server.
     pub id: InviteId,
     /// The OPAQUE record, 192 bytes.
@@ -213,7 +217,7 @@ pub struct NewDevice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Registered {
     /// The user was created.
-    Done(Person),
+    Done(StoredPerson),
     /// The invite is used, expired, revoked or unknown.
     InviteGone,
     /// The invite is for another name.
@@ -224,11 +228,11 @@ pub enum Registered {
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Person {
+pub struct StoredPerson {
     /// The name.
     pub user: Name,
     /// The user's permissions.
-    pub role: Role,
+    pub role: UserRole,
     /// Whether the user can log in with a password.
     pub password: bool,
     /// Time of registration, ms since 1970 UTC.
@@ -237,7 +241,7 @@ pub struct Person {
 
 /// A user's permissions beyond sending messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub enum UserRole {
     /// No further permissions.
     Member,
     /// Invites members, manages rooms and users.
@@ -257,7 +261,7 @@ pub enum LoginMethod {
 
 /// A device of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct StoredDevice {
     /// The id of its credential.
     pub id: DeviceId,
     /// The user's name for it.

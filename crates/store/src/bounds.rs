@@ -1,6 +1,6 @@
 //! Limits for each user.
 
-/// What is limited for each user.
+/// A limit for each user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// Rooms that the user created.

@@ -23,17 +23,21 @@ pub trait Directory: Send + Sync + 'static {
         joinable: bool,
         after: ConversationId,
         limit: usize,
-    ) -> Result<Vec<Conversation>, StoreError>;
+    ) -> Result<Vec<StoredConversation>, StoreError>;
 
     /// The room of this name, if `user` is a member.
-    async fn room(&self, user: &Name, room: &Name) -> Result<Option<Conversation>, StoreError>;
+    async fn room(
+        &self,
+        user: &Name,
+        room: &Name,
+    ) -> Result<Option<StoredConversation>, StoreError>;
 
     /// One conversation as `user` sees it, if `user` is a member.
     async fn conversation(
         &self,
         user: &Name,
         id: ConversationId,
-    ) -> Result<Option<Conversation>, StoreError>;
+    ) -> Result<Option<StoredConversation>, StoreError>;
 
     /// Creates a room with `user` as its only member. `None`: the name is taken.
     /// [`StoreError::TooMany`] at [`Bound::Rooms`](crate::Bound::Rooms) and
@@ -43,7 +47,7 @@ pub trait Directory: Send + Sync + 'static {
         user: &Name,
         name: &Name,
         topic: &str,
-    ) -> Result<Option<Conversation>, StoreError>;
+    ) -> Result<Option<StoredConversation>, StoreError>;
 
     /// Joins a room by name; joining twice is not an error. `None`: the room does not exist.
     /// [`StoreError::TooMany`] at [`Bound::Memberships`](crate::Bound::Memberships).
@@ -58,7 +62,7 @@ pub trait Directory: Send + Sync + 'static {
         user: &Name,
         id: ConversationId,
         topic: &str,
-    ) -> Result<Option<Conversation>, StoreError>;
+    ) -> Result<Option<StoredConversation>, StoreError>;
 
     /// The direct conversation of two users, created if necessary. `None`: one of them does not
     /// exist. [`StoreError::TooMany`] at [`Bound::Memberships`](crate::Bound::Memberships) of
@@ -67,7 +71,7 @@ pub trait Directory: Send + Sync + 'static {
         &self,
         user: &Name,
         other: &Name,
-    ) -> Result<Option<Conversation>, StoreError>;
+    ) -> Result<Option<StoredConversation>, StoreError>;
 
     /// Members with names greater than `after`, in ascending order, at most `limit`.
     async fn members(
@@ -83,11 +87,11 @@ pub trait Directory: Send + Sync + 'static {
 
 /// A conversation as one of its members sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conversation {
+pub struct StoredConversation {
     /// The conversation's id.
     pub id: ConversationId,
     /// Room or direct conversation.
-    pub form: Form,
+    pub form: ConversationForm,
     /// A room's topic.
     pub topic: String,
     /// The server key that `link_0` covers.
@@ -111,7 +115,7 @@ pub struct Conversation {
 
 /// The form of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Form {
+pub enum ConversationForm {
     /// A room, with its name.
     Room(Name),
     /// A direct conversation, with the other user (the user itself for notes).
@@ -122,7 +126,7 @@ pub enum Form {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
     /// The room.
-    pub conversation: Conversation,
+    pub conversation: StoredConversation,
     /// The user was not a member before.
     pub new: bool,
 }

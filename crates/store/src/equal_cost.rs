@@ -7,8 +7,10 @@
 use twinlock_core::id::{CredentialId, Name};
 use twinlock_core::keys::RowKey;
 
-use crate::accounts::{Credential, Holder, KNOWN_SOURCE_MS, LookedUp, Person, Role};
-use crate::classic_keys::ClassicKey;
+use crate::accounts::{
+    Holder, KNOWN_SOURCE_MS, LookedUp, StoredCredential, StoredPerson, UserRole,
+};
+use crate::classic_keys::StoredClassicKey;
 use crate::error::StoreError;
 use crate::row_mac::{ClassicKeyRow, CredentialRow, CredentialState, MacRow, ReadRow};
 
@@ -29,7 +31,7 @@ pub const AFTER_TAGS: [u8; 33] = [255; 33];
 
 /// A name of usual length, for reads that should find nothing. If such a user exists, its row is
 /// read and ignored.
-fn nobody() -> Name {
+fn stand_in_name() -> Name {
     #[allow(clippy::expect_used)]
     Name::new("nobody").expect("a constant")
 }
@@ -56,17 +58,17 @@ pub fn credential_row(
     key: &RowKey,
     id: &CredentialId,
 ) -> (CredentialRow, bool) {
-    let nobodys = || {
-        let row = CredentialRow::of_user(id, &nobody(), &[0; RECORD], 0);
+    let stand_in = || {
+        let row = CredentialRow::of_user(id, &stand_in_name(), &[0; RECORD], 0);
         CredentialRow { user: None, ..row }
     };
     if let Some(row) = found {
         let found = CredentialRow::accepted(row, key, id);
         let is_there = found.is_some();
-        return (found.unwrap_or_else(nobodys), is_there);
+        return (found.unwrap_or_else(stand_in), is_there);
     }
     let other = other.and_then(Result::ok);
-    let (other, mac) = other.unwrap_or_else(|| (nobodys(), [0; 32]));
+    let (other, mac) = other.unwrap_or_else(|| (stand_in(), [0; 32]));
     let _never = other.has_mac(key, &mac);
     (other, false)
 }
@@ -74,7 +76,7 @@ pub fn credential_row(
 /// The user whose row the look-up of a credential reads next, even if that user does not matter.
 #[must_use]
 pub fn user_of(row: &CredentialRow) -> Name {
-    row.user.as_ref().or(row.made_by.as_ref()).cloned().unwrap_or_else(nobody)
+    row.user.as_ref().or(row.made_by.as_ref()).cloned().unwrap_or_else(stand_in_name)
 }
 
 /// The result of a look-up: of a row from [`credential_row`], and the [`person`] of its
@@ -85,7 +87,7 @@ pub fn user_of(row: &CredentialRow) -> Name {
 pub fn look_up(
     id: &CredentialId,
     (row, is_there): (CredentialRow, bool),
-    person: Result<Option<Person>, StoreError>,
+    person: Result<Option<StoredPerson>, StoreError>,
     now_ms: u64,
 ) -> Result<LookedUp, StoreError> {
     let person = match person {
@@ -106,37 +108,25 @@ pub fn look_up(
             (Holder::Invite(row.terms()), false)
         }
     };
-    Ok(LookedUp::new(Credential { record: row.record, holder }, usable))
+    Ok(LookedUp::new(StoredCredential { record: row.record, holder }, usable))
 }
 
-/// A user's row, if its MAC verifies.
-///
-/// # Errors
-/// [`StoreError::Damaged`] if it does not.
-pub fn verified_person(row: ReadRow<Person>, key: &RowKey) -> Result<Person, StoreError> {
-    let (person, mac) = row?;
-    if person.has_mac(key, &mac) {
-        Ok(person)
-    } else {
-        Err(StoreError::Damaged(format!("the MAC of user {} does not verify", person.user)))
-    }
-}
-
-/// The row of `user`; both rows come from [`verified_person`]. `other` is any user if there is no
+/// The row of `user`; both rows are [`MacRow::verified`]. `other` is any user if there is no
 /// row of `user`, and otherwise any read of the same cost ([`AFTER_NAMES`]).
 ///
 /// # Errors
 /// The error of `found`.
 pub fn person(
-    found: Option<Result<Person, StoreError>>,
-    other: Option<Result<Person, StoreError>>,
+    found: Option<Result<StoredPerson, StoreError>>,
+    other: Option<Result<StoredPerson, StoreError>>,
     key: &RowKey,
     user: &Name,
-) -> Result<Option<Person>, StoreError> {
+) -> Result<Option<StoredPerson>, StoreError> {
     if found.is_none() && other.is_none() {
         let user = user.clone();
-        let nobody = Person { user, role: Role::Member, password: false, created_ms: 0 };
-        let _never = nobody.has_mac(key, &[0; 32]);
+        let stand_in =
+            StoredPerson { user, role: UserRole::Member, password: false, created_ms: 0 };
+        let _never = stand_in.has_mac(key, &[0; 32]);
     }
     found.transpose()
 }
@@ -154,7 +144,7 @@ pub fn classic_key_row(
         return ClassicKeyRow::accepted(row, key);
     }
     let other = other.and_then(Result::ok);
-    let (other, mac) = other.unwrap_or_else(|| (ClassicKeyRow::nobodys(name), [0; 32]));
+    let (other, mac) = other.unwrap_or_else(|| (ClassicKeyRow::stand_in(name), [0; 32]));
     let _never = other.has_mac(key, &mac);
     None
 }
@@ -171,8 +161,8 @@ pub fn user_of_classic_key<'r>(row: Option<&'r ClassicKeyRow>, name: &'r Name) -
 /// The error of `person`, unless its row was damaged.
 pub fn usable_classic_key(
     row: Option<ClassicKeyRow>,
-    person: Result<Option<Person>, StoreError>,
-) -> Result<Option<ClassicKey>, StoreError> {
+    person: Result<Option<StoredPerson>, StoreError>,
+) -> Result<Option<StoredClassicKey>, StoreError> {
     let person = match person {
         Err(StoreError::Damaged(error)) => {
             tracing::error!(%error, "a user's row was changed: its classic keys open nothing");
@@ -222,9 +212,9 @@ mod tests {
         CredentialId::Device(DeviceId([n; 16]))
     }
 
-    fn ada() -> Person {
+    fn ada() -> StoredPerson {
         let user = Name::new("ada").unwrap();
-        Person { user, role: Role::Member, password: true, created_ms: 1 }
+        StoredPerson { user, role: UserRole::Member, password: true, created_ms: 1 }
     }
 
     fn row(id: &CredentialId) -> (CredentialRow, [u8; 32]) {

@@ -13,7 +13,7 @@ pub const LEAST_CHARGE: u64 = 4096;
 pub trait FileIndex: Send + Sync + 'static {
     /// The file of entry `n`, if `user` is a member of the conversation.
     ///
-    /// An entry of kind `Kind::FILE` is a file if its body is a `FileBody` with a hash. The
+    /// An entry of kind `EntryKind::FILE` is a file if its body is a `FileBody` with a hash. The
     /// reference is recorded in the entry's transaction and kept until the entry is erased.
     async fn file(
         &self,
@@ -24,7 +24,7 @@ pub trait FileIndex: Send + Sync + 'static {
 
     /// Total of all files that this user has sent and that are not erased. Content that was sent
     /// twice counts twice.
-    async fn stored(&self, user: &Name) -> Result<Stored, StoreError>;
+    async fn stored(&self, user: &Name) -> Result<FileUsage, StoreError>;
 
     /// The distinct hashes of content that entries refer to, ascending, greater than `after`, at
     /// most `limit`.
@@ -49,7 +49,7 @@ pub struct FileRef {
 
 /// Total of a user's files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct FileUsage {
     /// Bytes charged: for each file its size, but at least [`LEAST_CHARGE`].
     pub bytes: u64,
     /// Number of files.

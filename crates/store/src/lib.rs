@@ -20,6 +20,7 @@ mod error;
 pub mod file_body;
 mod files;
 mod log;
+mod order;
 pub mod row_mac;
 mod search;
 pub mod sequencer;
@@ -27,20 +28,21 @@ mod store;
 pub mod tokenizer;
 
 pub use accounts::{
-    Accounts, Credential, Device, Holder, InviteTerms, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS,
-    KNOWN_SOURCES, LoginMethod, LookedUp, NewDevice, NewInvite, Person, Registered, Registration,
-    Role,
+    Accounts, Holder, InviteTerms, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES,
+    LoginMethod, LookedUp, NewDevice, PreparedInvite, Registered, Registration, StoredCredential,
+    StoredDevice, StoredPerson, UserRole,
 };
 pub use bounds::{Bound, Bounds};
-pub use classic_keys::{AddedClassicKey, ClassicKey, ClassicKeys, ListedClassicKey};
-pub use directory::{Conversation, Directory, Form, Joined, LOBBY, OWN_COUNTED};
+pub use classic_keys::{AddedClassicKey, ClassicKeyStore, ListedClassicKey, StoredClassicKey};
+pub use directory::{ConversationForm, Directory, Joined, LOBBY, OWN_COUNTED, StoredConversation};
 pub use error::StoreError;
-pub use files::{FileIndex, FileRef, LEAST_CHARGE, Stored};
+pub use files::{FileIndex, FileRef, FileUsage, LEAST_CHARGE};
 pub use log::{
-    Answer, Appended, Content, Entry, EntryLog, Erased, Limit, NewEntry, Newest, Order, Page,
-    Published, Receipt,
+    Appended, EntryLog, EntryPage, Erased, NewEntry, Newest, Published, ReadLimit, Receipt,
+    StoredContent, StoredEntry,
 };
-pub use search::{EntrySearch, Found, IndexPosition, PrefixWords, SLICE, SearchFrom};
+pub use order::{AppendAnswer, AppendReply, Order};
+pub use search::{EntrySearch, SLICE, SearchFrom, SearchResult};
 pub use store::{Clock, Close, Store};
 
 /// Key of the MACs over credential rows, derived from the OPAQUE setup by

@@ -4,18 +4,17 @@
 //! [`sequencer`](crate::sequencer) assigns numbers and links. Clients verify links, the log does
 //! not.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
-use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
+use twinlock_core::chain::{self, Broken, EntryKind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Sender};
 
 use crate::error::StoreError;
 use crate::files::FileRef;
+use crate::order::{AppendAnswer, Order};
 
 /// The entries of all conversations.
 #[async_trait]
@@ -23,12 +22,16 @@ pub trait EntryLog: Send + Sync + 'static {
     /// Queues a batch of entries for the recorder. Resolves when the batch is queued.
     ///
     /// The recorder records batches in the order of these calls, each as a whole or not at all. The
-    /// [`Answer`] has one item for each entry, in the order of the batch. Queued batches may share
-    /// a transaction (group commit).
+    /// [`AppendAnswer`] has one item for each entry, in the order of the batch. Queued batches may
+    /// share a transaction (group commit).
     ///
     /// This future waits only while the queue is full. Poll it to completion, because later callers
-    /// queue behind it. Dropping the [`Answer`] does not cancel the append.
-    async fn hand_over(&self, batch: Vec<NewEntry>, order: &Order) -> Result<Answer, StoreError>;
+    /// queue behind it. Dropping the [`AppendAnswer`] does not cancel the append.
+    async fn hand_over(
+        &self,
+        batch: Vec<NewEntry>,
+        order: &Order,
+    ) -> Result<AppendAnswer, StoreError>;
 
     /// Queues a batch with [`Self::hand_over`] and waits for its answer.
     async fn append(&self, batch: Vec<NewEntry>) -> Result<Vec<Appended>, StoreError> {
@@ -45,8 +48,8 @@ pub trait EntryLog: Send + Sync + 'static {
         &self,
         conversation: ConversationId,
         after: u64,
-        limit: Limit,
-    ) -> Result<Page, StoreError>;
+        limit: ReadLimit,
+    ) -> Result<EntryPage, StoreError>;
 
     /// Looks at the last `entries` entries of the whole record, and returns the newest entry of
     /// each conversation among them, newest first.
@@ -72,30 +75,6 @@ pub trait EntryLog: Send + Sync + 'static {
     ) -> Result<Option<Receipt>, StoreError>;
 }
 
-/// Resolves to the outcome of an append when its transaction has ended.
-pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;
-
-/// A sequence of appends that must keep its order even if some of them fail.
-///
-/// After one append of an order fails, later ones fail too ([`StoreError::OutOfOrder`]). A client
-/// that sends all failed appends again therefore keeps the order (design 006). Clones share one
-/// order. A new order starts without a failure.
-#[derive(Debug, Clone, Default)]
-pub struct Order(Arc<AtomicBool>);
-
-impl Order {
-    /// Whether an append of this order has failed.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Marks this order as failed. Only stores call this.
-    pub fn fail(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 /// An entry to record. The store assigns number, time, salt and link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEntry {
@@ -106,7 +85,7 @@ pub struct NewEntry {
     /// Chosen by the client; unique for its user over all conversations.
     pub message_id: MessageId,
     /// Text, system, file and others.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// The body as received.
     pub body: Bytes,
 }
@@ -138,7 +117,7 @@ pub struct Receipt {
 
 /// A recorded entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct StoredEntry {
     /// The entry's number.
     pub n: u64,
     /// Milliseconds since 1970 UTC.
@@ -146,16 +125,16 @@ pub struct Entry {
     /// The id that the client assigned.
     pub message_id: MessageId,
     /// Text, system, file and others.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// The [`Sender`] in its protocol encoding, kept as bytes because the link covers these bytes.
     pub sender: Bytes,
     /// Salt and body, or the commitment once erased.
-    pub content: Content,
+    pub content: StoredContent,
     /// The entry's link, `link_n`, as stored when the entry was recorded.
     pub link: Link,
 }
 
-impl Entry {
+impl StoredEntry {
     /// Moves `position` past this entry of `conversation`, as a client verifies it, and returns the
     /// entry's link.
     ///
@@ -167,8 +146,8 @@ impl Entry {
         conversation: ConversationId,
     ) -> Result<Link, Broken> {
         let commit = match &self.content {
-            Content::Body(salt, body) => chain::commit(salt, body),
-            Content::Erased(commit) => *commit,
+            StoredContent::Body(salt, body) => chain::commit(salt, body),
+            StoredContent::Erased(commit) => *commit,
         };
         let linked = Linked {
             conversation,
@@ -185,7 +164,7 @@ impl Entry {
 
 /// The body of an entry, or its commitment once erased.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
+pub enum StoredContent {
     /// The salt, and the body as recorded.
     Body(Salt, Bytes),
     /// The commitment of an erased entry.
@@ -217,7 +196,7 @@ pub struct Erased {
 
 /// Limits of one read.
 #[derive(Debug, Clone, Copy)]
-pub struct Limit {
+pub struct ReadLimit {
     /// Maximum number of entries.
     pub entries: usize,
     /// Approximate maximum of body bytes.
@@ -226,13 +205,13 @@ pub struct Limit {
 
 /// A range of a conversation's entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub struct EntryPage {
     /// The link of entry `after`, against which the first entry's link is verified.
     pub link_after: Link,
     /// The conversation's newest number.
     pub head: u64,
     /// Entries in ascending order, without gaps, from `after + 1`.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredEntry>,
 }
 
 /// New entries of one conversation, published after the commit and before the acks.
@@ -243,5 +222,5 @@ pub struct Published {
     /// The conversation's newest number.
     pub head: u64,
     /// The new entries up to `head`, without gaps. Empty if another process recorded them.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredEntry>,
 }

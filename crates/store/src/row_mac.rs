@@ -5,12 +5,12 @@
 //! the operator, and the login gets the same answer as an unknown name. (An old row of the same
 //! credential does verify when it is put back; SECURITY.md describes this.)
 
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
 
-use crate::accounts::{InviteTerms, Person, Role};
-use crate::classic_keys::ClassicKey;
+use crate::accounts::{InviteTerms, StoredPerson, UserRole};
+use crate::classic_keys::StoredClassicKey;
 use crate::error::StoreError;
 
 /// A row as a store has read it, and its MAC; an error if its values are invalid.
@@ -18,6 +18,9 @@ pub type ReadRow<R> = Result<(R, [u8; 32]), StoreError>;
 
 /// A row whose meaning is covered by a MAC.
 pub trait MacRow: Sized {
+    /// The row's name in errors.
+    fn described(&self) -> String;
+
     /// Runs `f` on the parts that the MAC covers. Stored MACs depend on every part and its order.
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T;
 
@@ -42,12 +45,12 @@ pub trait MacRow: Sized {
         if row.has_mac(key, &mac) {
             Ok(row)
         } else {
-            Err(StoreError::Damaged("its MAC does not verify".into()))
+            Err(StoreError::Damaged(format!("the MAC of {} does not verify", row.described())))
         }
     }
 }
 
-impl Role {
+impl UserRole {
     /// The number of this role in rows.
     #[must_use]
     pub fn number(self) -> u8 {
@@ -72,7 +75,11 @@ impl Role {
     }
 }
 
-impl MacRow for Person {
+impl MacRow for StoredPerson {
+    fn described(&self) -> String {
+        format!("user {}", self.user)
+    }
+
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         f(&[
             b"user",
@@ -131,7 +138,7 @@ pub struct CredentialRow {
     /// Approximate time of the last login, ms since 1970 UTC. The MAC does not cover it.
     pub seen_ms: u64,
     /// Role of the user that an invite registers.
-    pub role: Role,
+    pub role: UserRole,
     /// Expiry of an invite, ms since 1970 UTC.
     pub expires_ms: u64,
     /// The user who created an invite.
@@ -153,7 +160,7 @@ impl CredentialRow {
             label: String::new(),
             created_ms: now_ms,
             seen_ms: 0,
-            role: Role::Member,
+            role: UserRole::Member,
             expires_ms: 0,
             made_by: None,
             state: CredentialState::Usable,
@@ -185,6 +192,10 @@ impl CredentialRow {
 }
 
 impl MacRow for CredentialRow {
+    fn described(&self) -> String {
+        "a credential".to_owned()
+    }
+
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
         let name = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
         let (user, made_by, used_by) = (name(&self.user), name(&self.made_by), name(&self.used_by));
@@ -208,19 +219,19 @@ impl MacRow for CredentialRow {
 #[derive(Debug, Clone)]
 pub struct ClassicKeyRow {
     /// The key.
-    pub key: ClassicKey,
+    pub key: StoredClassicKey,
     /// It was revoked.
     pub revoked: bool,
 }
 
 impl ClassicKeyRow {
     /// The row that a miss verifies, for the same cost as a hit.
-    pub(crate) fn nobodys(name: &Name) -> Self {
-        let key = ClassicKey {
+    pub(crate) fn stand_in(name: &Name) -> Self {
+        let key = StoredClassicKey {
             name: name.clone(),
             user: name.clone(),
             conversation: 0,
-            form: Form::Jwe,
+            form: ClassicScheme::Jwe,
             salt: [0; 32],
             sealed: None,
             created_ms: 0,
@@ -252,8 +263,13 @@ impl ClassicKeyRow {
 }
 
 impl MacRow for ClassicKeyRow {
+    fn described(&self) -> String {
+        format!("classic key {}", self.key.name)
+    }
+
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
-        let ClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &self.key;
+        let StoredClassicKey { name, user, conversation, form, salt, sealed, created_ms } =
+            &self.key;
         let (conversation, created_ms) = (conversation.to_be_bytes(), created_ms.to_be_bytes());
         let form_and_state = [form.number(), u8::from(self.revoked)];
         let mut parts: Vec<&[u8]> = vec![
@@ -284,7 +300,7 @@ mod tests {
             label: "label".into(),
             created_ms: 3,
             seen_ms: 4,
-            role: Role::Admin,
+            role: UserRole::Admin,
             expires_ms: 5,
             made_by: Some(Name::new("ada").unwrap()),
             state: CredentialState::Used,
@@ -294,8 +310,9 @@ mod tests {
 
     fn classic_key(sealed: Option<[u8; 32]>) -> ClassicKeyRow {
         let [name, user] = ["alarm", "ada"].map(|name| Name::new(name).unwrap());
-        let (form, salt) = (Form::Jwe, [6; 32]);
-        let key = ClassicKey { name, user, conversation: 7, form, salt, sealed, created_ms: 8 };
+        let (form, salt) = (ClassicScheme::Jwe, [6; 32]);
+        let key =
+            StoredClassicKey { name, user, conversation: 7, form, salt, sealed, created_ms: 8 };
         ClassicKeyRow { key, revoked: true }
     }
 
@@ -305,7 +322,7 @@ mod tests {
     fn row_mac__stored_values_do_not_change() {
         let key = RowKey::new(&[9; 32]);
         let user = Name::new("ada").unwrap();
-        let person = Person { user, role: Role::Owner, password: true, created_ms: 10 };
+        let person = StoredPerson { user, role: UserRole::Owner, password: true, created_ms: 10 };
         let mac = |mac: [u8; 32]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let macs = [
             person.mac(&key),
@@ -335,7 +352,7 @@ mod tests {
             CredentialRow { record: vec![0; 192], ..invite() },
             CredentialRow { label: String::new(), ..invite() },
             CredentialRow { created_ms: 0, ..invite() },
-            CredentialRow { role: Role::Owner, ..invite() },
+            CredentialRow { role: UserRole::Owner, ..invite() },
             CredentialRow { expires_ms: 0, ..invite() },
             CredentialRow { made_by: other(), ..invite() },
             CredentialRow { state: CredentialState::Usable, ..invite() },

@@ -1,12 +1,14 @@
 //! The search for words.
 
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use twinlock_core::id::ConversationId;
 
 use crate::error::StoreError;
-use crate::log::{Entry, Limit};
+use crate::log::{ReadLimit, StoredEntry};
 
 /// Time of one slice of a search. Between slices, other reads and checkpoints run.
 pub const SLICE: Duration = Duration::from_millis(20);
@@ -16,7 +18,7 @@ pub const SLICE: Duration = Duration::from_millis(20);
 pub trait EntrySearch: Send + Sync + 'static {
     /// Searches for entries that contain all words of `text`, newest first, for about `time`.
     ///
-    /// A last word of three or more letters matches as a prefix. [`Found::next`] says where the
+    /// A last word of three or more letters matches as a prefix. [`SearchResult::next`] is where the
     /// search resumes. The call reads one snapshot of the record, which delays checkpoints until it
     /// returns. It finds at most `limit.entries` entries with about `limit.bytes` of bodies, but at
     /// least one entry if there is one.
@@ -25,9 +27,9 @@ pub trait EntrySearch: Send + Sync + 'static {
         conversation: ConversationId,
         text: &str,
         from: SearchFrom,
-        limit: Limit,
+        limit: ReadLimit,
         time: Duration,
-    ) -> Result<Found, StoreError>;
+    ) -> Result<SearchResult, StoreError>;
 
     /// Approximate number of bytes that a search may have to read because they are not indexed yet.
     /// Counts bodies, plus 256 for each entry; 0 when the index is up to date.
@@ -41,13 +43,13 @@ pub trait EntrySearch: Send + Sync + 'static {
         text: &str,
         before: u64,
         entries: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<StoredEntry>, StoreError> {
         let mut all = Vec::new();
         let mut from = Some(SearchFrom::below(before));
         while let Some(at) = from
             && all.len() < entries
         {
-            let limit = Limit { entries: entries - all.len(), bytes: usize::MAX };
+            let limit = ReadLimit { entries: entries - all.len(), bytes: usize::MAX };
             let found = self.search_some(conversation, text, at, limit, SLICE).await?;
             all.extend(found.entries);
             from = found.next;
@@ -57,12 +59,12 @@ pub trait EntrySearch: Send + Sync + 'static {
 }
 
 /// Where a search starts or resumes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SearchFrom {
     /// Only entries with numbers below this.
     pub before: u64,
-    /// The position in the index, once the search has reached it.
-    pub position: Option<IndexPosition>,
+    /// The store's own position in its index, once the search has reached it.
+    position: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl SearchFrom {
@@ -71,34 +73,25 @@ impl SearchFrom {
     pub fn below(before: u64) -> Self {
         Self { before, position: None }
     }
-}
 
-/// A search's position in the index, with the words that earlier slices have read. Opaque to
-/// callers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexPosition {
-    /// Only entries with a `seq` below this.
-    pub below: i64,
-    /// The indexed words that match a last word of four or more letters.
-    pub words: PrefixWords,
-}
+    /// Resumes at a position in the store's index. For stores.
+    #[must_use]
+    pub fn at(before: u64, position: impl Any + Send + Sync) -> Self {
+        Self { before, position: Some(Arc::new(position)) }
+    }
 
-/// The indexed words that begin with the last word of a search.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PrefixWords {
-    /// The words read so far, ascending.
-    Partial(Vec<String>),
-    /// All words, ascending.
-    All(Vec<String>),
-    /// More words than the search looks up individually.
-    TooMany,
+    /// The position of [`Self::at`]. For stores.
+    #[must_use]
+    pub fn into_position<P: Any + Send + Sync + Clone>(self) -> Option<P> {
+        self.position?.downcast().ok().map(Arc::unwrap_or_clone)
+    }
 }
 
 /// The result of one slice of a search.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+#[derive(Debug, Clone)]
+pub struct SearchResult {
     /// Matching entries, newest first.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredEntry>,
     /// Where the search resumes; `None`: it is complete.
     pub next: Option<SearchFrom>,
 }

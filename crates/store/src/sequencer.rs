@@ -16,7 +16,7 @@ use twinlock_core::id::{Commit, ConversationId, Link, Salt, Sender, ServerKey};
 use crate::error::StoreError;
 use crate::file_body;
 use crate::files::FileRef;
-use crate::log::{Appended, Content, Entry, NewEntry, Receipt};
+use crate::log::{Appended, NewEntry, Receipt, StoredContent, StoredEntry};
 
 /// An entry with everything that does not depend on its position.
 #[derive(Debug, Clone)]
@@ -67,11 +67,11 @@ impl PreparedEntry {
 
     /// The recorded form of this entry. `head` is the head that it became.
     #[must_use]
-    pub fn into_entry(self, head: &ConversationHead) -> Entry {
+    pub fn into_entry(self, head: &ConversationHead) -> StoredEntry {
         let ConversationHead { n, time_ms, link } = *head;
         let NewEntry { message_id, kind, body, .. } = self.new;
-        let content = Content::Body(self.salt, body);
-        Entry { n, time_ms, message_id, kind, sender: self.sender, content, link }
+        let content = StoredContent::Body(self.salt, body);
+        StoredEntry { n, time_ms, message_id, kind, sender: self.sender, content, link }
     }
 }
 
@@ -167,7 +167,7 @@ impl Salts {
 mod tests {
     use std::collections::HashSet;
 
-    use twinlock_core::chain::{Kind, Position};
+    use twinlock_core::chain::{EntryKind, Position};
     use twinlock_core::id::{MessageId, Name};
 
     use super::*;
@@ -185,7 +185,7 @@ mod tests {
             conversation: CONVERSATION,
             sender: if n == 2 { Sender::Server } else { sender.clone() },
             message_id: MessageId([n; 16]),
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             body: Bytes::from(vec![n]),
         };
         PreparedEntry::batch((0..count).map(new).collect(), &Salts::default()).unwrap()
@@ -214,7 +214,10 @@ mod tests {
             assert_eq!(position.advance(&linked, None).unwrap(), recorded.link);
             let receipt = entry.receipt(&head);
             assert_eq!((receipt.n, receipt.time_ms, receipt.link), (head.n, 10, head.link));
-            assert_eq!(recorded.content, Content::Body(receipt.salt.unwrap(), entry.new.body));
+            assert_eq!(
+                recorded.content,
+                StoredContent::Body(receipt.salt.unwrap(), entry.new.body)
+            );
         }
         assert_eq!(head.n, 5);
     }

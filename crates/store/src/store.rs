@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::accounts::Accounts;
-use crate::classic_keys::ClassicKeys;
+use crate::classic_keys::ClassicKeyStore;
 use crate::directory::Directory;
 use crate::error::StoreError;
 use crate::files::FileIndex;
@@ -22,12 +22,12 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 ///
 /// Every type that has all parts of the contract is a store.
 pub trait Store:
-    EntryLog + Directory + Accounts + FileIndex + EntrySearch + ClassicKeys + Close
+    EntryLog + Directory + Accounts + FileIndex + EntrySearch + ClassicKeyStore + Close
 {
 }
 
 impl<T> Store for T where
-    T: EntryLog + Directory + Accounts + FileIndex + EntrySearch + ClassicKeys + Close
+    T: EntryLog + Directory + Accounts + FileIndex + EntrySearch + ClassicKeyStore + Close
 {
 }
 

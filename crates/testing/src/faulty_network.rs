@@ -45,10 +45,10 @@ pub struct Silence {
 pub struct FaultyNetwork {
     /// Where clients connect to.
     pub address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<NetworkState>,
 }
 
-struct State {
+struct NetworkState {
     rng: Option<Mutex<Rng>>,
     /// Minimum delay of each chunk, us. The maximum is twice that.
     delay: AtomicU64,
@@ -92,7 +92,7 @@ impl FaultyNetwork {
         listener.set_nonblocking(true).unwrap();
         let this = Self {
             address: listener.local_addr().unwrap(),
-            state: Arc::new(State {
+            state: Arc::new(NetworkState {
                 rng: rng.map(Mutex::new),
                 delay: AtomicU64::new(0),
                 partitioned: AtomicBool::new(false),
@@ -193,7 +193,7 @@ impl FaultyNetwork {
     }
 }
 
-impl State {
+impl NetworkState {
     async fn serve(
         self: Arc<Self>,
         listener: std::net::TcpListener,

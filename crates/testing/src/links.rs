@@ -1,6 +1,6 @@
 //! Verifies the hash chain of entries as a server sends them.
 
-use twinlock_core::chain::{self, Broken, Kind, Linked, Position};
+use twinlock_core::chain::{self, Broken, EntryKind, Linked, Position};
 use twinlock_core::id::{ConversationId, Link, MessageId, Salt};
 use twinlock_core::proto;
 
@@ -21,7 +21,7 @@ pub fn advance_sent(
         n: entry.n,
         time_ms: entry.time_ms,
         message_id: &MessageId::from_slice(&entry.message_id).unwrap_or(MessageId([0; 16])),
-        kind: Kind(entry.kind as u8),
+        kind: EntryKind(entry.kind as u8),
         sender: &entry.sender,
         commit: &chain::commit(&salt, &entry.body),
     };

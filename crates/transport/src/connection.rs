@@ -39,7 +39,7 @@ const READ_BATCH: usize = 128 * 1024;
 /// How long the sender of an ERROR or CLOSE reads and discards (section 3).
 const LINGER: Duration = Duration::from_secs(1);
 /// Timeout for sending the last bytes of a connection.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -204,10 +204,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes outgoing bytes and runs the timers, without reading, until the connection fails.
     ///
     /// For a caller that cannot accept more input now. Cancel-safe.
-    pub async fn hold(&mut self) -> ConnectionError {
+    pub async fn wait_without_reading(&mut self) -> ConnectionError {
         poll_fn(|cx| {
             self.poll_write_out(cx);
-            self.rest();
+            self.restart_timers();
             match self.poll_timers(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(error),
                 Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Restarts the timers for silence and for an incomplete frame. While this end does not read,
     /// neither counts against the peer (section 9).
-    fn rest(&mut self) {
+    fn restart_timers(&mut self) {
         let now = now();
         self.session.handle_bytes(now);
         self.frame_began = self.frame_began.map(|_| now);
@@ -244,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// [`ConnectionError`]: call [`Connection::finish`].
     pub fn open_frame(&mut self) -> Result<SessionEvent<'_>, ConnectionError> {
-        if !self.judge(Self::has_frame)? {
+        if !self.check_header(Self::has_frame)? {
             return Ok(SessionEvent::Nothing);
         }
         let Some(bytes) = self.input.header() else { return Ok(SessionEvent::Nothing) };
@@ -279,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // A busy connection never reaches `poll_timers`, so the session's timers are checked
             // here too.
             let due = self.session.poll_timeout().is_some_and(|at| at <= now());
-            if self.judge(Self::has_frame)? {
+            if self.check_header(Self::has_frame)? {
                 if due {
                     // The frame shows that the peer is alive, even if this end handles it late.
                     self.session.handle_bytes(now());
@@ -296,7 +296,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // Backpressure: a peer that does not accept its answers is not read. The deadline of
             // `write_stuck` covers a peer that never accepts any.
             if self.backlog() > HIGH_WATER && self.broken.is_none() {
-                self.rest();
+                self.restart_timers();
                 return self.poll_timers(cx);
             }
             match self.poll_read_in(cx)? {
@@ -311,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Applies a check to the next header. An invalid header ends the session without a CLOSE.
-    fn judge<T>(
+    fn check_header<T>(
         &mut self,
         ask: impl FnOnce(&Self) -> Result<T, BadHeader>,
     ) -> Result<T, BadHeader> {
@@ -383,16 +383,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Reads until the stream has no more bytes or a batch is full. `Ready` if any arrived.
     fn poll_read_in(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, ConnectionError> {
         self.input.compact();
-        let mut came = false;
-        while self.input.bytes.len() < READ_BATCH || !came {
+        let mut received = false;
+        while self.input.bytes.len() < READ_BATCH || !received {
             // More may follow the first read, so reserve space for a whole batch.
-            let batch = if came { READ_BATCH.saturating_sub(self.input.bytes.len()) } else { 0 };
+            let batch =
+                if received { READ_BATCH.saturating_sub(self.input.bytes.len()) } else { 0 };
             self.input.bytes.reserve_exact(batch + READ_CHUNK);
             match pin!(self.io.read_buf(&mut self.input.bytes)).poll(cx) {
-                Poll::Ready(Ok(1..)) => came = true,
-                Poll::Ready(Ok(0)) if came => break,
+                Poll::Ready(Ok(1..)) => received = true,
+                Poll::Ready(Ok(0)) if received => break,
                 // The bytes that arrived before the error are handled first.
-                Poll::Ready(Err(error)) if came => {
+                Poll::Ready(Err(error)) if received => {
                     self.broken.get_or_insert((error, now() + LINGER));
                     break;
                 }
@@ -404,7 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         self.broken.take().map_or(error, |(first, _)| first),
                     )));
                 }
-                Poll::Pending if came => break,
+                Poll::Pending if received => break,
                 Poll::Pending => {
                     self.input.compact();
                     return Ok(Poll::Pending);
@@ -473,7 +474,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if silent || self.broken.is_some() {
             return;
         }
-        let _late = timeout(LAST_WORDS, async {
+        let _late = timeout(FINAL_WRITE_TIMEOUT, async {
             while !self.session.outgoing().is_empty() {
                 let n = self.io.write(self.session.outgoing()).await?;
                 self.session.sent(n);

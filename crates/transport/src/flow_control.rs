@@ -25,7 +25,7 @@ pub const WINDOW: u64 = 8 << 20;
 /// Bytes after which our receiver acknowledges: two frames.
 pub const ACK_EACH: u32 = 2 * FRAME as u32;
 /// Bytes after which any receiver acknowledges at the latest (section 10).
-const RAREST: u32 = 1 << 20;
+const MAX_ACK_STEP: u32 = 1 << 20;
 /// Most file bytes in one of our frames, which may end beyond the acknowledgement step it begins
 /// in.
 ///
@@ -34,9 +34,9 @@ const RAREST: u32 = 1 << 20;
 /// A sealed frame of this size fills exactly four TLS records.
 pub const FRAME: usize = (64 << 10) - BULK_OVERHEAD;
 /// On near paths, the window may be 1/128 of what the connection has carried.
-const LITTLE: u64 = 128;
+const NEAR_WINDOW_PART: u64 = 128;
 /// But that window must drain within this time, so that a message behind it does not wait longer.
-const BRIEF: Duration = Duration::from_millis(2);
+const NEAR_DRAIN_TIME: Duration = Duration::from_millis(2);
 /// A path with a longer RTT than this is far: it leaves the local network.
 const FAR: Duration = Duration::from_millis(5);
 /// How long the best measurements are current, and then previous for as long again.
@@ -57,25 +57,25 @@ struct Best {
     /// Delivery rate, bytes per second.
     rate: f64,
     /// RTT, seconds: from a frame to its acknowledgement.
-    way: f64,
+    rtt: f64,
 }
 
 impl Best {
-    const NONE: Self = Self { rate: 0.0, way: f64::INFINITY };
+    const NONE: Self = Self { rate: 0.0, rtt: f64::INFINITY };
 
     fn or(self, other: Self) -> Self {
-        Self { rate: self.rate.max(other.rate), way: self.way.min(other.way) }
+        Self { rate: self.rate.max(other.rate), rtt: self.rtt.min(other.rtt) }
     }
 }
 
-/// The flow control of one transfer: what is in flight, and the window.
+/// The flow control of one transfer: the frames in flight, and the window.
 #[derive(Debug)]
 pub struct FlowControl {
     /// Offset at which this connection started.
     from: u64,
     sent: u64,
     acked: (u64, Instant),
-    way: VecDeque<SentFrame>,
+    in_flight: VecDeque<SentFrame>,
     /// Minimum window. With less in flight, the receiver might never acknowledge.
     least: u64,
     now: Best,
@@ -91,13 +91,13 @@ impl FlowControl {
     /// than 1 MiB, counts as 1 MiB.
     #[must_use]
     pub fn new(offset: u64, ack_each: u32, now: Instant) -> Self {
-        let ack_each = if ack_each == 0 { RAREST } else { ack_each.min(RAREST) };
+        let ack_each = if ack_each == 0 { MAX_ACK_STEP } else { ack_each.min(MAX_ACK_STEP) };
         let least = u64::from(ack_each) + 2 * FRAME as u64;
         Self {
             from: offset,
             sent: offset,
             acked: (offset, now),
-            way: VecDeque::new(),
+            in_flight: VecDeque::new(),
             least,
             now: Best::NONE,
             before: Best::NONE,
@@ -129,15 +129,15 @@ impl FlowControl {
     /// Notes that a frame of `bytes` is sent.
     pub fn send(&mut self, bytes: usize, now: Instant) {
         self.sent += bytes as u64;
-        if self.way.is_empty() {
+        if self.in_flight.is_empty() {
             // Nothing was in flight: the pause was the sender's and does not measure the path.
             self.acked.1 = now;
         }
-        self.way.push_back(SentFrame { end: self.sent, at: now, acked: self.acked });
+        self.in_flight.push_back(SentFrame { end: self.sent, at: now, acked: self.acked });
     }
 
     /// The receiver has taken everything before `offset`; an older offset changes nothing. Returns
-    /// `false` if `offset` is beyond what was sent.
+    /// `false` if `offset` is beyond the sent bytes.
     #[must_use]
     pub fn acknowledge(&mut self, offset: u64, now: Instant) -> bool {
         if offset > self.sent {
@@ -148,7 +148,7 @@ impl FlowControl {
         }
         self.acked = (offset, now);
         let mut newest = None;
-        while let Some(sent) = self.way.pop_front_if(|sent| sent.end <= offset) {
+        while let Some(sent) = self.in_flight.pop_front_if(|sent| sent.end <= offset) {
             newest = Some(sent);
         }
         if let Some(sent) = newest {
@@ -168,23 +168,23 @@ impl FlowControl {
         }
         let (offset, _) = self.acked;
         let took = now.saturating_duration_since(sent.acked.1).as_secs_f64();
-        let way = now.saturating_duration_since(sent.at).as_secs_f64();
+        let rtt = now.saturating_duration_since(sent.at).as_secs_f64();
         let rate = if took > 0.0 { (offset - sent.acked.0) as f64 / took } else { 0.0 };
         if self.clear_from.is_none() {
-            self.now = self.now.or(Best { rate, way });
+            self.now = self.now.or(Best { rate, rtt });
         }
-        let Best { rate, way } = self.now.or(self.before);
+        let Best { rate, rtt } = self.now.or(self.before);
         let (share, spare) = match self.clear_from {
             Some(_) => (0.5, 0.0),
             // The RTT of far paths varies, and the minimum is below the usual one.
-            None if way > FAR.as_secs_f64() => (2.0, 0.0),
+            None if rtt > FAR.as_secs_f64() => (2.0, 0.0),
             None => {
-                let little = (self.sent - self.from) / LITTLE;
-                (1.5, (rate * BRIEF.as_secs_f64()).min(little as f64))
+                let little = (self.sent - self.from) / NEAR_WINDOW_PART;
+                (1.5, (rate * NEAR_DRAIN_TIME.as_secs_f64()).min(little as f64))
             }
         };
         // The cast saturates if the value is too large or not a number.
-        self.window = ((rate * way * share).max(spare) as u64).clamp(self.least, WINDOW);
+        self.window = ((rate * rtt * share).max(spare) as u64).clamp(self.least, WINDOW);
     }
 }
 

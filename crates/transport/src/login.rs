@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::{BadHeader, CHALLENGE, Due, ErrorCode, FrameType, HEADER, Header, KE3};
 use twinlock_core::handshake::{
-    AwaitChallenge, Established, Hello, HelloFault, LoginRefused, NotLoggedIn, judge_hello,
+    AwaitChallenge, Established, Hello, HelloFault, LoginRefused, NotLoggedIn, check_hello,
 };
 use twinlock_core::id::{CredentialId, ServerKey};
 use twinlock_core::session::{Session, SessionConfig};
@@ -130,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Acceptor<S> {
         within(HELLO_DEADLINE, async {
             let header = read_header(&mut self.io, Due::Hello).await?;
             let version = self.io.read_u8().await?;
-            judge_hello(version, header.len).map_err(LoginError::Hello)?;
+            check_hello(version, header.len).map_err(LoginError::Hello)?;
             let mut payload = vec![0; header.len];
             let (first, rest) = payload.split_at_mut(1);
             first.copy_from_slice(&[version]);

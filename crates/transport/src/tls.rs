@@ -3,7 +3,7 @@
 //! Both ends are set up only here, so that the same choices hold everywhere: no TLS 1.2, no
 //! tickets, no resumption, no early data, no certificate compression, no key log, ALPN
 //! `twinlock/1`. [`ServerTls`] and [`ClientTls`] create connections, [`channel_binding`] returns
-//! the value that READY compares, and [`TlsFacts`] lists what was negotiated, for `status`.
+//! the value that READY compares, and [`TlsFacts`] lists the negotiated parameters, for `status`.
 //!
 //! ChaCha20-Poly1305 comes first, and the server insists on it if the client supports it: the
 //! session uses AES, and by preference the two layers do not share a cipher. The hybrid key

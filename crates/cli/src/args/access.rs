@@ -32,7 +32,7 @@ pub(crate) enum DeviceAction {
 
 #[derive(Debug, Args)]
 pub(crate) struct InviteArgs {
-    /// What whoever uses it may do
+    /// Role of the user who registers with it
     #[arg(long, default_value = "member")]
     pub(crate) role: InviteRole,
     /// How long it is good [default: 48h]

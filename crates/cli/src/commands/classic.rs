@@ -143,7 +143,7 @@ async fn add(args: ClassicAddArgs, context: &Context) -> Result<(), Failure> {
 }
 
 /// Reads 32 bytes: raw, as 64 hex digits, or in base64 with or without padding.
-async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
+async fn read_key(file: &Path) -> Result<ClassicSecret, Failure> {
     let failed = |what: String| Failure::usage(format!("--key-file {}: {what}", file.display()));
     // Longer than every encoding, but bounded for a device or a large file.
     const MOST: u64 = 1024;
@@ -157,7 +157,7 @@ async fn read_key(file: &Path) -> Result<ClassicKey, Failure> {
     let key = <[u8; 32]>::try_from(key.as_slice()).map(Zeroizing::new).map_err(|_| {
         failed("it does not contain a key: 32 bytes, raw, as 64 hex digits or in base64".into())
     })?;
-    Ok(ClassicKey::new(&key))
+    Ok(ClassicSecret::new(&key))
 }
 
 /// Explains what a key shared by programs means, and where they connect.

@@ -239,7 +239,7 @@ impl<'a> TransferProgress<'a> {
         }
         if from > 0 && !std::mem::replace(&mut shown.began, true) {
             let words = format!(
-                "{} goes on at {} of {}",
+                "{} resumes at {} of {}",
                 harmless(name),
                 HumanBytes(from),
                 HumanBytes(*size)

@@ -10,14 +10,14 @@ use crate::common::malicious_server::{MaliciousServer, Said};
 use crate::common::*;
 use bytes::Bytes;
 use prost::Message as _;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{MessageId, Name, Sender};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
 use twinlock_core::proto::{self, FileBody, FileMeta};
 use twinlock_store::{Appended, EntryLog as _, LOBBY, NewEntry};
-use twinlock_store_embedded::{EmbeddedStore, Options};
+use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
 
 const SIZE: u64 = 1_000_003;
 /// Shorter than the patience limit of 30 s: nothing here takes as long.
@@ -286,14 +286,14 @@ fn upload__false_answers_are_refused_or_upload_succeeds() {
 fn record(host: &Host, bodies: Vec<FileBody>) {
     let setup = fs::read(host.data().join("identity/opaque-setup")).unwrap();
     let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
-    let options = Options::new(setup.server_key(), setup.row_key());
+    let options = StoreOptions::new(setup.server_key(), setup.row_key());
     let store = EmbeddedStore::open(&host.data().join("record.db"), options).unwrap();
     let sender = Sender::new(&Name::new("ada").unwrap(), None);
     let entries = bodies.into_iter().enumerate().map(|(at, body)| NewEntry {
         conversation: LOBBY,
         sender: sender.clone(),
         message_id: MessageId([100 + at as u8; 16]),
-        kind: Kind::FILE,
+        kind: EntryKind::FILE,
         body: body.encode_to_vec().into(),
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use twinlock_core::id::{ConversationId, Name};
-use twinlock_core::keys::ClassicKey;
+use twinlock_core::keys::ClassicSecret;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 
 use super::listing::Listing;
@@ -25,7 +25,7 @@ impl Client {
     ) -> Result<NewClassicKey, ClientError> {
         let new = self.add_key(name, conversation, form, Bytes::new()).await?;
         let key = <[u8; 32]>::try_from(new.key.as_ref()).map_err(|_| unexpected())?;
-        Ok(NewClassicKey { key: ClassicKey::new(&key), port: port(&new) })
+        Ok(NewClassicKey { key: ClassicSecret::new(&key), port: port(&new) })
     }
 
     /// Adds a key that unchanged clients of the origin bridge already have. Returns their port;

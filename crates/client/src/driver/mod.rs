@@ -371,7 +371,7 @@ impl Driver {
             DriverCommand::Facts(reply) => self.facts.push(reply),
             DriverCommand::Rekey(reply) => self.rekeys.push(reply),
             DriverCommand::Request { reply, .. } if self.waiting.len() >= WAITING => {
-                let full = "too many questions wait for it".to_owned();
+                let full = "too many requests are waiting".to_owned();
                 let _gone = reply.send(Err(ClientError::Lost(full)));
             }
             DriverCommand::Request { op, reply } => {

@@ -5,8 +5,8 @@
 //! A classic connection carries one JWE per line inside TLS (`jwe` implements the only format).
 //! Both ends draw a nonce and derive the connection's keys from both, so that a recorded line is
 //! invalid on any other connection. `seq` in the plaintext prevents replay within one connection.
-//! [`Greeting`] becomes [`Heard`] becomes [`ClassicChannel`]; each step consumes the one before it. The
-//! origin's own format, which has no integrity protection, is in [`origin`].
+//! [`Greeting`] becomes [`ClassicHello`] becomes [`ClassicChannel`]; each step consumes the one
+//! before it. The origin's own format, which has no integrity protection, is in [`origin`].
 //!
 //! Errors are returned to the caller, for its log; the peer learns nothing about them.
 
@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::Entropy;
 use crate::id::{ConversationId, Link};
-use crate::keys::{ClassicKey, LineKey};
+use crate::keys::{ClassicSecret, LineKey};
 use crate::limits::MAX_TEXT;
 use crate::schedule;
 use crate::wiped::{self, wiped};
@@ -32,7 +32,7 @@ pub const MAX_LINE: usize = 49_152;
 pub const MAX_HELLO: usize = 32 + 1 + NONCE_CHARS;
 
 /// Lines that a client may send ahead of their answers.
-pub const AHEAD: usize = 64;
+pub const MAX_UNANSWERED: usize = 64;
 
 /// Characters of a nonce in base64url.
 const NONCE_CHARS: usize = 22;
@@ -43,7 +43,7 @@ const GREETING: &str = "TLC1 ";
 /// The message format of a key. Each key has one form only, so that a message of one form never
 /// passes as one of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum ClassicScheme {
     /// JWE lines.
     Jwe,
     /// The origin bridge, without integrity protection.
@@ -52,7 +52,7 @@ pub enum Form {
     OriginHmac,
 }
 
-impl Form {
+impl ClassicScheme {
     /// The name on the command line and in JSON.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -91,7 +91,7 @@ pub enum Closed {
     Tag,
     /// Authentic, but not the next line in sequence.
     #[error("a line is out of sequence")]
-    Place,
+    Sequence,
     /// Authentic, but not a text of at most 32768 bytes.
     #[error("a line contains no text, or too much")]
     Text,
@@ -121,26 +121,26 @@ impl Greeting {
     ///
     /// # Errors
     /// [`Closed::Form`].
-    pub fn hear(self, line: &[u8]) -> Result<Heard, Closed> {
+    pub fn read_hello(self, line: &[u8]) -> Result<ClassicHello, Closed> {
         let line = std::str::from_utf8(line).map_err(|_| Closed::Form)?;
         let (kid, cn) = line.split_once(' ').ok_or(Closed::Form)?;
         let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
         if !(1..=32).contains(&kid.len()) || !kid.bytes().all(inner) {
             return Err(Closed::Form);
         }
-        Ok(Heard { sn: self.sn, cn: nonce(cn)?, kid: kid.to_owned() })
+        Ok(ClassicHello { sn: self.sn, cn: nonce(cn)?, kid: kid.to_owned() })
     }
 }
 
 /// The client has named its key; nothing is proven yet.
 #[derive(Debug)]
-pub struct Heard {
+pub struct ClassicHello {
     sn: [u8; 16],
     cn: [u8; 16],
     kid: String,
 }
 
-impl Heard {
+impl ClassicHello {
     /// The key that the client claims. Not for a log: people type passwords anywhere.
     #[must_use]
     pub fn kid(&self) -> &str {
@@ -150,7 +150,7 @@ impl Heard {
     /// The connection's two directions, for the server. Only the client's first sealed line proves
     /// that the client has the key.
     #[must_use]
-    pub fn lines(self, psk: &ClassicKey) -> ClassicChannel {
+    pub fn lines(self, psk: &ClassicSecret) -> ClassicChannel {
         let [c2s, s2c] =
             wiped::<{ wiped::FRAME }, _>(|| line_keys(psk, &self.sn, &self.cn, &self.kid));
         ClassicChannel { read: ChannelDirection::new(c2s), write: ChannelDirection::new(s2c) }
@@ -163,7 +163,7 @@ impl Heard {
 /// [`Closed::Form`].
 pub fn call(
     kid: &str,
-    psk: &ClassicKey,
+    psk: &ClassicSecret,
     greeting: &[u8],
     entropy: &mut (impl Entropy + ?Sized),
 ) -> Result<(String, ClassicChannel), Closed> {
@@ -185,7 +185,12 @@ fn nonce(text: &str) -> Result<[u8; 16], Closed> {
 }
 
 /// `K_dir = HMAC-SHA-512(psk, "tlc1 " || dir || sn || cn || kid)`, for "c2s" and "s2c".
-pub(crate) fn line_keys(psk: &ClassicKey, sn: &[u8; 16], cn: &[u8; 16], kid: &str) -> [LineKey; 2] {
+pub(crate) fn line_keys(
+    psk: &ClassicSecret,
+    sn: &[u8; 16],
+    cn: &[u8; 16],
+    kid: &str,
+) -> [LineKey; 2] {
     ["c2s", "s2c"].map(|dir| {
         let parts = [schedule::CLASSIC_LINE, dir.as_bytes(), sn, cn, kid.as_bytes()];
         LineKey::new(&schedule::hmac_512(psk.expose_secret(), &parts))
@@ -220,7 +225,7 @@ impl ClassicChannel {
     pub fn open(&mut self, line: &[u8]) -> Result<String, Closed> {
         let plain = wiped::<{ wiped::FRAME }, _>(|| jwe::open(&self.read.key, line))?;
         let due = format!("{} ", self.read.seq);
-        let text = plain.strip_prefix(due.as_bytes()).ok_or(Closed::Place)?;
+        let text = plain.strip_prefix(due.as_bytes()).ok_or(Closed::Sequence)?;
         let text = std::str::from_utf8(text).map_err(|_| Closed::Text)?;
         if text.len() > MAX_TEXT {
             return Err(Closed::Text);
@@ -234,7 +239,8 @@ impl ClassicChannel {
     #[cfg(feature = "test-util")]
     #[must_use]
     pub fn expose_keys(&self) -> [zeroize::Zeroizing<[u8; 64]>; 2] {
-        [&self.read, &self.write].map(|way| zeroize::Zeroizing::new(*way.key.expose_secret()))
+        [&self.read, &self.write]
+            .map(|direction| zeroize::Zeroizing::new(*direction.key.expose_secret()))
     }
 
     /// Appends the next line, with its LF, to `out`. Draws 16 bytes. The caller limits texts to
@@ -262,13 +268,13 @@ mod laws {
     use crate::keys::ClassicRoot;
     use crate::test_entropy::Seeded;
 
-    fn ends(psk: &ClassicKey, entropy: &mut Seeded) -> (ClassicChannel, ClassicChannel) {
+    fn ends(psk: &ClassicSecret, entropy: &mut Seeded) -> (ClassicChannel, ClassicChannel) {
         let greeting = Greeting::draw(entropy);
         let (hello, client) =
             call("lamp", psk, greeting.line().trim_end().as_bytes(), entropy).unwrap();
-        let heard = greeting.hear(hello.trim_end().as_bytes()).unwrap();
-        assert_eq!(heard.kid(), "lamp");
-        (heard.lines(psk), client)
+        let hello = greeting.read_hello(hello.trim_end().as_bytes()).unwrap();
+        assert_eq!(hello.kid(), "lamp");
+        (hello.lines(psk), client)
     }
 
     fn sealed(from: &mut ClassicChannel, text: &str, entropy: &mut Seeded) -> Vec<u8> {
@@ -280,14 +286,14 @@ mod laws {
 
     #[test]
     fn classic__message_is_bound_to_position_direction_connection() {
-        let (psk, rng) = (ClassicKey::new(&[7; 32]), &mut Seeded(0));
+        let (psk, rng) = (ClassicSecret::new(&[7; 32]), &mut Seeded(0));
         let (mut server, mut client) = ends(&psk, rng);
         let (mut other, mut also) = ends(&psk, rng);
         let [a, b, c] = ["", "b", "Grüße ☃"].map(|text| sealed(&mut client, text, rng));
-        assert_eq!(server.open(&b), Err(Closed::Place));
+        assert_eq!(server.open(&b), Err(Closed::Sequence));
         assert_eq!(server.open(&a).as_deref(), Ok(""));
-        assert_eq!(server.open(&a), Err(Closed::Place));
-        assert_eq!(server.open(&c), Err(Closed::Place));
+        assert_eq!(server.open(&a), Err(Closed::Sequence));
+        assert_eq!(server.open(&c), Err(Closed::Sequence));
         // These attempts have not changed the state.
         assert_eq!(server.open(&b).as_deref(), Ok("b"));
         assert_eq!(server.open(&c).as_deref(), Ok("Grüße ☃"));
@@ -302,7 +308,7 @@ mod laws {
     #[test]
     fn classic__other_key_or_name_is_rejected() {
         let rng = &mut Seeded(0);
-        let (_, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let (_, mut client) = ends(&ClassicSecret::new(&[7; 32]), rng);
         let line = sealed(&mut client, "x", rng);
         // The nonces of `ends`: the server's is drawn first.
         let (mut sn, mut cn) = ([0; 16], [0; 16]);
@@ -310,17 +316,17 @@ mod laws {
         again.fill(&mut sn);
         again.fill(&mut cn);
         for (kid, psk) in [("lamp", [8; 32]), ("lamb", [7; 32])] {
-            let heard = Heard { sn, cn, kid: kid.to_owned() };
-            assert_eq!(heard.lines(&ClassicKey::new(&psk)).open(&line), Err(Closed::Tag));
+            let hello = ClassicHello { sn, cn, kid: kid.to_owned() };
+            assert_eq!(hello.lines(&ClassicSecret::new(&psk)).open(&line), Err(Closed::Tag));
         }
-        let heard = Heard { sn, cn, kid: "lamp".to_owned() };
-        assert!(heard.lines(&ClassicKey::new(&[7; 32])).open(&line).is_ok());
+        let hello = ClassicHello { sn, cn, kid: "lamp".to_owned() };
+        assert!(hello.lines(&ClassicSecret::new(&[7; 32])).open(&line).is_ok());
     }
 
     #[test]
     fn classic__changed_truncated_or_extended_message_is_rejected() {
         let rng = &mut Seeded(0);
-        let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let (mut server, mut client) = ends(&ClassicSecret::new(&[7; 32]), rng);
         let line = sealed(&mut client, "sixteen bytes ..", rng);
         for i in 0..line.len() {
             for byte in [b'A', b'.', b'=', b'+', b' ', b'\r', 0, 0xff, line[i] ^ 1] {
@@ -339,7 +345,7 @@ mod laws {
     #[test]
     fn classic__text_over_maximum_length_is_rejected() {
         let rng = &mut Seeded(0);
-        let (mut server, mut client) = ends(&ClassicKey::new(&[7; 32]), rng);
+        let (mut server, mut client) = ends(&ClassicSecret::new(&[7; 32]), rng);
         let longest = "x".repeat(MAX_TEXT);
         let line = sealed(&mut client, &longest, rng);
         assert!(line.len() <= MAX_LINE);
@@ -351,9 +357,10 @@ mod laws {
     #[test]
     fn classic__malformed_first_message_is_rejected() {
         let cn = BASE64URL_NOPAD.encode(&[2; 16]);
-        let hear = |line: &str| Greeting::draw(&mut Seeded(0)).hear(line.as_bytes()).map(drop);
+        let read_hello =
+            |line: &str| Greeting::draw(&mut Seeded(0)).read_hello(line.as_bytes()).map(drop);
         for good in ["a", "-", "lamp.kitchen-2", &"a".repeat(32)] {
-            assert_eq!(hear(&format!("{good} {cn}")), Ok(()), "{good}");
+            assert_eq!(read_hello(&format!("{good} {cn}")), Ok(()), "{good}");
         }
         for bad in [
             String::new(),
@@ -370,7 +377,7 @@ mod laws {
             format!("lämp {cn}"),
             format!("{} {cn}", "a".repeat(33)),
         ] {
-            assert_eq!(hear(&bad), Err(Closed::Form), "{bad}");
+            assert_eq!(read_hello(&bad), Err(Closed::Form), "{bad}");
         }
     }
 
@@ -391,12 +398,12 @@ mod laws {
     #[test]
     fn classic__imported_key_is_bound_to_root_name_and_salt() {
         let (root, name) = (ClassicRoot::new(&[1; 32]), Name::new("old").unwrap());
-        let key = ClassicKey::new(&[9; 32]);
+        let key = ClassicSecret::new(&[9; 32]);
         let sealed = root.seal_imported(&name, &[3; 32], &key);
         assert_ne!(sealed, [9; 32]);
         assert_eq!(root.open_imported(&name, &[3; 32], &sealed).expose_secret(), &[9; 32]);
         // The pad differs from a key that the server creates.
-        let zero = ClassicKey::new(&[0; 32]);
+        let zero = ClassicSecret::new(&[0; 32]);
         let pad = root.seal_imported(&name, &[3; 32], &zero);
         assert_ne!(&pad, root.key(&name, &[3; 32]).expose_secret());
         for other in [

@@ -11,9 +11,9 @@ use data_encoding::BASE64;
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _, ConstantTimeGreater as _};
 use zeroize::Zeroizing;
 
-use super::Form;
+use super::ClassicScheme;
 use crate::Entropy;
-use crate::keys::ClassicKey;
+use crate::keys::ClassicSecret;
 use crate::schedule;
 use crate::seal::{cbc_decrypt_blocks, cbc_encrypt};
 use crate::wiped::{self, wiped};
@@ -33,8 +33,8 @@ pub struct Bridge {
 
 /// One direction. Without a MAC key it has the plain form, whose directions are identical.
 struct BridgeDirection {
-    key: ClassicKey,
-    mac_key: Option<ClassicKey>,
+    key: ClassicSecret,
+    mac_key: Option<ClassicSecret>,
 }
 
 impl std::fmt::Debug for BridgeDirection {
@@ -46,18 +46,18 @@ impl std::fmt::Debug for BridgeDirection {
 impl Bridge {
     /// Creates the server's end for a key. `None` for a key of JWE lines.
     #[must_use]
-    pub fn new(form: Form, shared: &ClassicKey) -> Option<Self> {
-        let way = |dir: &str| match form {
-            Form::Jwe => None,
-            Form::Origin => Some(BridgeDirection {
-                key: ClassicKey::new(shared.expose_secret()),
+    pub fn new(form: ClassicScheme, shared: &ClassicSecret) -> Option<Self> {
+        let direction = |dir: &str| match form {
+            ClassicScheme::Jwe => None,
+            ClassicScheme::Origin => Some(BridgeDirection {
+                key: ClassicSecret::new(shared.expose_secret()),
                 mac_key: None,
             }),
-            Form::OriginHmac => {
+            ClassicScheme::OriginHmac => {
                 Some(wiped::<{ wiped::FRAME }, _>(|| BridgeDirection::with_mac(shared, dir)))
             }
         };
-        Some(Self { read: way("c2s")?, write: way("s2c")? })
+        Some(Self { read: direction("c2s")?, write: direction("s2c")? })
     }
 
     /// Opens a message without LF and returns its text; `None` on any failure.
@@ -83,13 +83,13 @@ impl Bridge {
 
 impl BridgeDirection {
     /// `key[32] || mac_key[32] = Expand(Extract("tl1 origin", shared), "tl1 origin " || dir, 64)`.
-    fn with_mac(shared: &ClassicKey, dir: &str) -> Self {
+    fn with_mac(shared: &ClassicSecret, dir: &str) -> Self {
         let prk = schedule::extract(schedule::ORIGIN, shared.expose_secret());
-        let both = schedule::expand::<64>(&prk, &[schedule::ORIGIN_WAY, dir.as_bytes()]);
+        let both = schedule::expand::<64>(&prk, &[schedule::ORIGIN_DIRECTION, dir.as_bytes()]);
         let half = |half: Option<&[u8; 32]>| {
             // 64 bytes have two halves.
             #[allow(clippy::expect_used)]
-            ClassicKey::new(half.expect("a key of 64 bytes"))
+            ClassicSecret::new(half.expect("a key of 64 bytes"))
         };
         Self { key: half(both.first_chunk()), mac_key: Some(half(both.last_chunk())) }
     }
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn origin_bridge__utf8_check_matches_std() {
-        let judge = |bytes: &[u8]| {
+        let compare = |bytes: &[u8]| {
             assert_eq!(
                 bool::from(is_utf8(bytes)),
                 std::str::from_utf8(bytes).is_ok(),
@@ -239,13 +239,13 @@ mod tests {
         };
         for a in 0..=255 {
             for b in 0..=255 {
-                judge(&[a, b]);
+                compare(&[a, b]);
                 // Bytes at the limits of the range that may follow.
                 for c in [0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff] {
-                    judge(&[a, b, c]);
-                    judge(&[b'x', a, b, c, 0x80]);
-                    judge(&[a, b, c, 0xbf, b'x']);
-                    judge(&[a, b, 0x80, c]);
+                    compare(&[a, b, c]);
+                    compare(&[b'x', a, b, c, 0x80]);
+                    compare(&[a, b, c, 0xbf, b'x']);
+                    compare(&[a, b, 0x80, c]);
                 }
             }
         }
@@ -253,22 +253,26 @@ mod tests {
 
     #[test]
     fn origin_bridge__message_opens_in_its_own_form_only() {
-        let key = ClassicKey::new(&[9; 32]);
+        let key = ClassicSecret::new(&[9; 32]);
         let bridge = |form| Bridge::new(form, &key).unwrap();
-        assert!(Bridge::new(Form::Jwe, &key).is_none());
-        for (form, other) in [(Form::Origin, Form::OriginHmac), (Form::OriginHmac, Form::Origin)] {
+        assert!(Bridge::new(ClassicScheme::Jwe, &key).is_none());
+        for (form, other) in [
+            (ClassicScheme::Origin, ClassicScheme::OriginHmac),
+            (ClassicScheme::OriginHmac, ClassicScheme::Origin),
+        ] {
             let message = bridge(form).reversed().seal("Grüße ☃", &mut Zeros);
             assert_eq!(bridge(form).open(message.as_bytes()).as_deref(), Some("Grüße ☃"));
             assert_eq!(bridge(other).open(message.as_bytes()), None);
         }
         // With a MAC, an answer does not pass as a message.
-        let answer = bridge(Form::OriginHmac).seal("x", &mut Zeros);
-        assert_eq!(bridge(Form::OriginHmac).open(answer.as_bytes()), None);
+        let answer = bridge(ClassicScheme::OriginHmac).seal("x", &mut Zeros);
+        assert_eq!(bridge(ClassicScheme::OriginHmac).open(answer.as_bytes()), None);
     }
 
     #[test]
     fn origin_bridge__hmac_detects_every_changed_bit() {
-        let bridge = || Bridge::new(Form::OriginHmac, &ClassicKey::new(&[9; 32])).unwrap();
+        let bridge =
+            || Bridge::new(ClassicScheme::OriginHmac, &ClassicSecret::new(&[9; 32])).unwrap();
         let message = bridge().reversed().seal("hello", &mut Zeros);
         let bytes = BASE64.decode(message.as_bytes()).unwrap();
         for i in 0..bytes.len() {
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn origin_bridge__message_over_8192_characters_is_rejected() {
-        let bridge = || Bridge::new(Form::Origin, &ClassicKey::new(&[9; 32])).unwrap();
+        let bridge = || Bridge::new(ClassicScheme::Origin, &ClassicSecret::new(&[9; 32])).unwrap();
         let message = |len: usize| bridge().reversed().seal(&"x".repeat(len), &mut Zeros);
         assert_eq!((message(6127).len(), message(6128).len()), (MAX_MESSAGE, MAX_MESSAGE + 24));
         assert!(bridge().open(message(6127).as_bytes()).is_some());

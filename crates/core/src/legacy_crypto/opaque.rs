@@ -93,7 +93,7 @@ fn identifiers(cid: &[u8]) -> Identifiers<'_> {
 
 /// The server's OPAQUE setup: the OPRF seed, the key pair and the fake record's key.
 ///
-/// It identifies the server. An attacker who has it together with the credentials can guess
+/// It identifies the server. An attacker with it and the credentials can guess
 /// passwords at the cost of Argon2id. It is stored in a separate file, apart from the record and
 /// its backups.
 pub struct ServerSetup {

@@ -14,18 +14,18 @@ impl Session {
     /// Allowed at the client, with the session open, no rekey in progress, and the last one long
     /// enough ago.
     pub fn start_rekey(&mut self, now: Instant, entropy: &mut dyn Entropy) -> bool {
-        let rested =
+        let pause_over =
             self.last_rekey.is_none_or(|last| now >= last + self.config.timing.rekey_pause);
-        let may = self.side == Side::Client
+        let allowed = self.side == Side::Client
             && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle)
-            && rested;
-        if may {
+            && pause_over;
+        if allowed {
             let rekey = Box::new(AwaitRekey2::start(entropy));
             let _fits = self.queue(MessageType::Rekey1, rekey.body());
             self.rekey = Rekey::AwaitRekey2(rekey);
         }
-        may
+        allowed
     }
 
     /// Makes [`Session::handle_timeout`] start a rekey as soon as it is allowed (client).
@@ -48,8 +48,8 @@ impl Session {
         if !matches!(self.rekey, Rekey::Idle) {
             return Err(SessionFault::Violation("REKEY1 during a rekey"));
         }
-        let apart = self.config.timing.rekey_apart;
-        if self.last_rekey.is_some_and(|last| now < last + apart) {
+        let interval = self.config.timing.rekey_apart;
+        if self.last_rekey.is_some_and(|last| now < last + interval) {
             return Err(SessionFault::Violation("REKEY1 too soon after the last rekey"));
         }
         let epoch = self.next_epoch()?;

@@ -29,20 +29,20 @@ impl Session {
         }
     }
 
-    fn busier(&self) -> u64 {
+    fn busier_frames(&self) -> u64 {
         self.send.frames().max(self.recv.frames())
     }
 
     /// When the client starts a rekey.
     fn rekey_due(&self) -> Option<Instant> {
         let timing = &self.config.timing;
-        let wanted = self.side == Side::Client
+        let allowed = self.side == Side::Client
             && self.phase == Phase::Open
             && matches!(self.rekey, Rekey::Idle);
-        if !wanted {
+        if !allowed {
             return None;
         }
-        let due = if self.rekey_wanted || self.busier() >= timing.rekey_after_frames {
+        let due = if self.rekey_wanted || self.busier_frames() >= timing.rekey_after_frames {
             self.epoch_began
         } else if self.epoch_traffic {
             self.epoch_began + timing.rekey_after
@@ -61,7 +61,7 @@ impl Session {
         let timing = &self.config.timing;
         if self.side == Side::Client {
             None
-        } else if self.busier() >= timing.rekey_overdue_frames {
+        } else if self.busier_frames() >= timing.rekey_overdue_frames {
             Some(self.epoch_began)
         } else {
             // Immediately if the first traffic has no time yet, so that `handle_timeout` notes it.
@@ -74,7 +74,7 @@ impl Session {
         (self.side == Side::Server).then(|| self.began + self.config.timing.max_age)
     }
 
-    /// Performs what is due: PING, rekey, or the end of the session.
+    /// Performs the due action: PING, rekey, or the end of the session.
     ///
     /// # Errors
     /// [`SessionFault`]: the session has ended; its CLOSE is outgoing.

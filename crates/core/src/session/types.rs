@@ -19,7 +19,7 @@ pub enum BindingPolicy {
     Off,
 }
 
-/// What is known about TLS once both READY frames have arrived.
+/// The facts about TLS once both READY frames have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
     /// Both ends see the same TLS connection.
@@ -56,7 +56,7 @@ pub enum SessionEvent<'a> {
     Ready {
         /// The peer's Info, encoded protobuf.
         info: &'a [u8],
-        /// What is known about TLS.
+        /// The facts about TLS.
         binding: Binding,
     },
     /// The body of an APP frame, encoded protobuf.
@@ -143,6 +143,6 @@ pub struct SessionFacts {
     pub rekeys: u32,
     /// Time of the last rekey; `None` before the first.
     pub last_rekey: Option<Instant>,
-    /// What is known about TLS; `None` before READY.
+    /// The facts about TLS; `None` before READY.
     pub binding: Option<Binding>,
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Case, Counts, Tally};
-use crate::chain::{Broken, Kind, Linked, Position, commit, link_0};
+use crate::chain::{Broken, EntryKind, Linked, Position, commit, link_0};
 use crate::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
 
 pub(super) fn run(file: &Value) -> Counts {
@@ -39,8 +39,8 @@ pub(super) fn run(file: &Value) -> Counts {
             }
             (Err(broken), None) => {
                 assert_eq!(broken.at(), case["expected"].num("broken_at"), "{name}");
-                let place = matches!(broken, Broken::Place { .. });
-                assert_eq!(place, case["expected"].text("why") == "place", "{name}");
+                let position = matches!(broken, Broken::Position { .. });
+                assert_eq!(position, case["expected"].text("why") == "place", "{name}");
                 tally.add("broken");
             }
             (read, _) => panic!("{name}: {read:?}"),
@@ -66,7 +66,7 @@ fn with_linked<T>(
         n: entry.num("n"),
         time_ms: entry.num("time_ms"),
         message_id: &MessageId(entry.bytes("message_id")),
-        kind: Kind(u8::try_from(entry.num("kind")).unwrap()),
+        kind: EntryKind(u8::try_from(entry.num("kind")).unwrap()),
         sender: &entry.hex("sender"),
         commit: &commit,
     })

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::{Case, Counts, Script, Tally};
 use crate::classic::origin::Bridge;
-use crate::classic::{ClassicChannel, Form, Greeting, answer, call, line_keys};
+use crate::classic::{ClassicChannel, ClassicScheme, Greeting, answer, call, line_keys};
 use crate::id::Link;
-use crate::keys::ClassicKey;
+use crate::keys::ClassicSecret;
 use crate::test_entropy::Zeros;
 
 pub(super) fn run(file: &Value) -> Counts {
@@ -52,7 +52,7 @@ pub(super) fn run(file: &Value) -> Counts {
 }
 
 fn keys(file: &Value) {
-    let psk = ClassicKey::new(&file.bytes("psk"));
+    let psk = ClassicSecret::new(&file.bytes("psk"));
     let keys = line_keys(&psk, &file.bytes("sn"), &file.bytes("cn"), file.text("kid"));
     assert_eq!(
         keys.map(|key| *key.expose_secret()),
@@ -62,7 +62,7 @@ fn keys(file: &Value) {
 
 /// Both ends after the first lines.
 fn ends(file: &Value) -> (ClassicChannel, ClassicChannel) {
-    let psk = ClassicKey::new(&file.bytes("psk"));
+    let psk = ClassicSecret::new(&file.bytes("psk"));
     let drawn = |name: &str| {
         let mut script = Script::default();
         script.push(name, file.hex(name));
@@ -73,8 +73,8 @@ fn ends(file: &Value) -> (ClassicChannel, ClassicChannel) {
     let server_hello = file.text("server_hello").trim_end().as_bytes();
     let (hello, client) = call(file.text("kid"), &psk, server_hello, &mut drawn("cn")).unwrap();
     assert_eq!(hello, file.text("client_hello"));
-    let heard = greeting.hear(hello.trim_end().as_bytes()).unwrap();
-    (heard.lines(&psk), client)
+    let hello = greeting.read_hello(hello.trim_end().as_bytes()).unwrap();
+    (hello.lines(&psk), client)
 }
 
 fn once(case: &Value) -> Script {
@@ -84,11 +84,13 @@ fn once(case: &Value) -> Script {
 }
 
 fn origin(origin: &Value, tally: &mut Tally) {
-    let shared = ClassicKey::new(&origin.bytes("shared_key"));
+    let shared = ClassicSecret::new(&origin.bytes("shared_key"));
     let server = |form| Bridge::new(form, &shared).unwrap();
     for case in origin.list("messages") {
         let text = String::from_utf8(case.hex("text")).unwrap();
-        for (form, key) in [(Form::Origin, "plain_form"), (Form::OriginHmac, "mac_form")] {
+        for (form, key) in
+            [(ClassicScheme::Origin, "plain_form"), (ClassicScheme::OriginHmac, "mac_form")]
+        {
             let (from, to) = match case.text("direction") {
                 "c2s" => (server(form).reversed(), server(form)),
                 _ => (server(form), server(form).reversed()),
@@ -101,8 +103,8 @@ fn origin(origin: &Value, tally: &mut Tally) {
     for case in origin.list("bad") {
         assert_eq!(case.text("expected"), "close");
         let form = match case.text("form") {
-            "plain" => Form::Origin,
-            "mac" => Form::OriginHmac,
+            "plain" => ClassicScheme::Origin,
+            "mac" => ClassicScheme::OriginHmac,
             form => panic!("form {form}"),
         };
         let line = case.text("line").trim_end_matches('\n');

@@ -8,7 +8,7 @@ use super::{Case, Counts, Script, Tally};
 use crate::credential::{Credential, Password};
 use crate::frame::{CHALLENGE, Due, ErrorCode, HEADER, Header, KEM_CT};
 use crate::handshake::{
-    AwaitChallenge, AwaitProof, Enrolment, Established, Hello, HelloFault, judge_hello,
+    AwaitChallenge, AwaitProof, Enrolment, Established, Hello, HelloFault, check_hello,
 };
 use crate::id::{DeviceId, InviteId, Name, ServerKey};
 use crate::keys::{DeviceSecret, InviteSecret};
@@ -202,9 +202,9 @@ fn bad_headers(file: &Value, tally: &mut Tally) {
     for case in file.list("bad_first_headers") {
         assert_eq!(case.text("expected"), "close");
         if let Ok(header) = Header::parse(case.bytes("header"), Due::Hello) {
-            assert_eq!(judge_hello(VERSION, header.len), Err(HelloFault::Length(header.len)));
+            assert_eq!(check_hello(VERSION, header.len), Err(HelloFault::Length(header.len)));
             let other = Err(HelloFault::Answer(ErrorCode::Version(VERSION)));
-            assert_eq!(judge_hello(VERSION + 1, header.len), other);
+            assert_eq!(check_hello(VERSION + 1, header.len), other);
         }
         tally.add("bad header");
     }

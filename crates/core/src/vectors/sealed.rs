@@ -87,7 +87,7 @@ fn edge(case: &Value) {
     let mut frame = Vec::new();
     let sealed = chain.seal(mtype(case), &body, &mut frame);
     if case.text("expected") == "cannot be sealed" {
-        assert_eq!(sealed, Err(TooLarge { got: len, most: 65531 }));
+        assert_eq!(sealed, Err(TooLarge { got: len, max: 65531 }));
         assert_eq!(chain.key().expose_secret(), &case.bytes("ck"));
         assert_eq!((chain.frames(), frame.len()), (0, 0));
         return;

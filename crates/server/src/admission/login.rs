@@ -9,7 +9,7 @@ use twinlock_core::frame::ErrorCode;
 use twinlock_core::handshake::{AwaitProof, Established, HelloFault};
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::opaque::RECORD;
-use twinlock_store::{Credential, LoginMethod, LookedUp, StoreError};
+use twinlock_store::{LoginMethod, LookedUp, StoreError, StoredCredential};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
 
@@ -28,7 +28,7 @@ const QUEUE: Duration = Duration::from_secs(2);
 /// A successful login, with the credential that it was checked against.
 pub(crate) struct CheckedLogin {
     pub(crate) established: Established,
-    pub(crate) credential: Credential,
+    pub(crate) credential: StoredCredential,
 }
 
 /// Why a login was refused.
@@ -74,7 +74,7 @@ pub(crate) async fn log_in(
     let payload = acceptor.read_hello().await?;
     permit.rise(Rank::Login);
     let AnsweredHello { state, challenge, looked_up, taken, device } =
-        ask(admission, record, &payload, source).await?;
+        answer_with_challenge(admission, record, &payload, source).await?;
     if device.is_some() {
         permit.rise(Rank::Device);
     }
@@ -98,7 +98,7 @@ pub(crate) struct AnsweredHello {
 }
 
 /// Does the work from HELLO to CHALLENGE.
-pub(crate) async fn ask(
+pub(crate) async fn answer_with_challenge(
     admission: &Admission,
     record: &Record,
     payload: &[u8],

@@ -20,7 +20,7 @@ use twinlock_core::id::Name;
 use twinlock_core::keys;
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::session::BindingPolicy;
-use twinlock_store::ClassicKey;
+use twinlock_store::StoredClassicKey;
 use twinlock_transport::tls::{ServerTls, TlsFault};
 
 use crate::convert::copy;
@@ -160,9 +160,13 @@ impl Admission {
     }
 
     /// Derives the classic key of a row. Without a row, derives an unused key with the same work.
-    pub(crate) fn classic_key(&self, name: &Name, row: Option<&ClassicKey>) -> keys::ClassicKey {
+    pub(crate) fn classic_key(
+        &self,
+        name: &Name,
+        row: Option<&StoredClassicKey>,
+    ) -> keys::ClassicSecret {
         match row {
-            Some(ClassicKey { salt, sealed: Some(sealed), .. }) => {
+            Some(StoredClassicKey { salt, sealed: Some(sealed), .. }) => {
                 self.classic_root.open_imported(name, salt, sealed)
             }
             row => self.classic_root.key(name, row.map_or(&NO_KEY_SALT, |row| &row.salt)),
@@ -174,7 +178,7 @@ impl Admission {
         &self,
         name: &Name,
         salt: &[u8; 32],
-        key: &keys::ClassicKey,
+        key: &keys::ClassicSecret,
     ) -> [u8; 32] {
         self.classic_root.seal_imported(name, salt, key)
     }

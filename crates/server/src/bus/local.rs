@@ -8,8 +8,9 @@ use twinlock_core::id::{ConversationId, DeviceId, Name};
 use twinlock_store::Published;
 
 use super::Bus;
-use super::pubsub::{PubSub, Subscription};
-use super::registry::{RegisteredSession, Registry, SessionLimits};
+use super::handles::{RegisteredSession, SessionLimits, TopicSubscription};
+use super::pubsub::PubSub;
+use super::registry::Registry;
 use super::signals::{Owner, SessionHandle};
 
 /// All sessions and all followed conversations of this process.
@@ -48,8 +49,12 @@ impl Bus for LocalBus {
         self.registry.close_all(code);
     }
 
-    fn follow(&self, session: &Arc<SessionHandle>, conversation: ConversationId) -> Subscription {
-        self.pubsub.follow(session, conversation)
+    fn follow(
+        &self,
+        session: &Arc<SessionHandle>,
+        conversation: ConversationId,
+    ) -> Box<dyn TopicSubscription> {
+        Box::new(self.pubsub.follow(session, conversation))
     }
 
     fn publish(&self, published: &[Published]) {
@@ -80,8 +85,8 @@ impl Bus for LocalBus {
         self.registry.watch_presence(session)
     }
 
-    fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
-        self.registry.presence_since(since, most)
+    fn presence_since(&self, since: u64, max: usize) -> (Vec<(Name, bool)>, u64) {
+        self.registry.presence_since(since, max)
     }
 
     fn device_revoked(&self, device: &DeviceId) {

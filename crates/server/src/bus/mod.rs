@@ -3,8 +3,9 @@
 //!
 //! [`Bus`] is the contract. [`local::LocalBus`] implements it for one process. Several nodes need
 //! another implementation, which also passes on what happens on other nodes. A signal about entries
-//! may be late or repeated: a session holds a position and finds out by itself what is new.
+//! may be late or repeated: a session has a position and reads the entries after it.
 
+mod handles;
 pub(crate) mod local;
 mod presence;
 mod pubsub;
@@ -18,8 +19,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, DeviceId, Name};
 use twinlock_store::Published;
 
-pub(crate) use pubsub::{Subscription, Tail};
-pub(crate) use registry::{RegisteredSession, SessionLimits};
+pub(crate) use handles::{RegisteredSession, SessionLimits, Tail, TopicSubscription};
 pub(crate) use signals::{Owner, PendingSignals, SessionHandle};
 
 /// The sessions of the server, and the signals between them.
@@ -62,7 +62,11 @@ pub(crate) trait Bus: Send + Sync {
     // ---- new entries
 
     /// Subscribes a session to a conversation, and signals it so that it looks for entries at once.
-    fn follow(&self, session: &Arc<SessionHandle>, conversation: ConversationId) -> Subscription;
+    fn follow(
+        &self,
+        session: &Arc<SessionHandle>,
+        conversation: ConversationId,
+    ) -> Box<dyn TopicSubscription>;
 
     /// Publishes committed entries to the followers.
     fn publish(&self, published: &[Published]);
@@ -90,9 +94,9 @@ pub(crate) trait Bus: Send + Sync {
     /// change.
     fn watch_presence(&self, session: &SessionHandle) -> u64;
 
-    /// At most `most` users whose presence changed after `since`, whether each is online, and the
+    /// At most `max` users whose presence changed after `since`, whether each is online, and the
     /// number of the last change among them.
-    fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64);
+    fn presence_since(&self, since: u64, max: usize) -> (Vec<(Name, bool)>, u64);
 
     // ---- revoked and replaced credentials
 

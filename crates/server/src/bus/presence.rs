@@ -30,10 +30,10 @@ impl PresenceLog {
         self.by_change.insert(self.now, user.clone());
     }
 
-    /// The first `most` users whose last change is after `since`, and the number of the last change
+    /// The first `max` users whose last change is after `since`, and the number of the last change
     /// among them.
-    pub(super) fn since(&self, since: u64, most: usize) -> (impl Iterator<Item = &Name>, u64) {
-        let changes = || self.by_change.range(since.saturating_add(1)..).take(most);
+    pub(super) fn since(&self, since: u64, max: usize) -> (impl Iterator<Item = &Name>, u64) {
+        let changes = || self.by_change.range(since.saturating_add(1)..).take(max);
         let now = changes().last().map_or(since, |(change, _)| *change);
         (changes().map(|(_, user)| user), now)
     }

@@ -11,6 +11,7 @@ use prost::Message as _;
 use twinlock_core::id::ConversationId;
 use twinlock_store::Published;
 
+use super::handles::{Tail, TopicSubscription};
 use super::signals::{SessionHandle, lock};
 use crate::convert;
 
@@ -47,26 +48,15 @@ struct ConversationTopic {
 
 struct Follower {
     session: Arc<SessionHandle>,
-    /// The session has been signalled and has not looked yet.
+    /// The session has been signalled and has not read yet.
     signalled: AtomicBool,
 }
 
-/// A session's subscription to a conversation; dropping it ends the subscription.
-pub(crate) struct Subscription {
+/// A subscription that reads from the tails of this process.
+pub(super) struct LocalSubscription {
     pubsub: Arc<PubSub>,
     conversation: ConversationId,
     follower: Arc<Follower>,
-}
-
-/// Entries after a position, as far as the tail reaches.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Tail {
-    /// Nothing is newer than the position.
-    UpToDate,
-    /// These encoded entries follow directly after the position.
-    Entries(Vec<Bytes>),
-    /// The tail begins after the next position: read from the store.
-    Behind,
 }
 
 impl PubSub {
@@ -75,13 +65,13 @@ impl PubSub {
         self: &Arc<Self>,
         session: &Arc<SessionHandle>,
         conversation: ConversationId,
-    ) -> Subscription {
+    ) -> LocalSubscription {
         let follower =
             Arc::new(Follower { session: session.clone(), signalled: AtomicBool::new(true) });
         let mut all = lock(&self.0);
         all.by_id.entry(conversation).or_default().followers.push(follower.clone());
         session.signal(|signals| _ = signals.new_entries.insert(conversation));
-        Subscription { pubsub: self.clone(), conversation, follower }
+        LocalSubscription { pubsub: self.clone(), conversation, follower }
     }
 
     /// Adds committed entries to the tails and signals the followers.
@@ -112,14 +102,12 @@ impl PubSub {
     }
 }
 
-impl Subscription {
-    /// Marks that the session looks now: later entries signal it again.
-    pub(crate) fn look(&self) {
+impl TopicSubscription for LocalSubscription {
+    fn begin_read(&self) {
         self.follower.signalled.store(false, Ordering::Release);
     }
 
-    /// Entries after `position`: at most `most` of them, of about `bytes` bytes.
-    pub(crate) fn after(&self, position: u64, most: usize, bytes: usize) -> Tail {
+    fn after(&self, position: u64, max: usize, bytes: usize) -> Tail {
         let all = lock(&self.pubsub.0);
         let Some(topic) = all.by_id.get(&self.conversation).filter(|t| t.head != 0) else {
             return Tail::Behind;
@@ -137,7 +125,7 @@ impl Subscription {
                     taken += entry.len();
                     fits
                 };
-                let entries = topic.tail.iter().skip(skip).take(most).take_while(fits);
+                let entries = topic.tail.iter().skip(skip).take(max).take_while(fits);
                 Tail::Entries(entries.cloned().collect())
             }
             None => Tail::Behind,
@@ -145,7 +133,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl Drop for LocalSubscription {
     fn drop(&mut self) {
         let all = &mut *lock(&self.pubsub.0);
         if let Some(topic) = all.by_id.get_mut(&self.conversation) {
@@ -196,12 +184,13 @@ impl ConversationTopic {
 
 #[cfg(test)]
 mod tests {
-    use twinlock_core::chain::Kind;
+    use twinlock_core::chain::EntryKind;
     use twinlock_core::id::{DeviceId, Link, MessageId, Name, Salt};
     use twinlock_core::proto;
-    use twinlock_store::{Content, Entry};
+    use twinlock_store::{StoredContent, StoredEntry};
 
-    use super::super::registry::{RegisteredSession, Registry, SessionLimits};
+    use super::super::handles::{RegisteredSession, SessionLimits};
+    use super::super::registry::Registry;
     use super::super::signals::Owner;
     use super::*;
 
@@ -209,13 +198,13 @@ mod tests {
 
     fn commits(numbers: std::ops::RangeInclusive<u64>, body: usize) -> [Published; 1] {
         let head = *numbers.end();
-        let entry = |n| Entry {
+        let entry = |n| StoredEntry {
             n,
             time_ms: 0,
             message_id: MessageId([0; 16]),
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             sender: Bytes::new(),
-            content: Content::Body(Salt([0; 16]), vec![b'a'; body].into()),
+            content: StoredContent::Body(Salt([0; 16]), vec![b'a'; body].into()),
             link: Link([0; 32]),
         };
         [Published { conversation: 1, head, entries: numbers.map(entry).collect() }]
@@ -273,7 +262,7 @@ mod tests {
         assert_eq!(session.take_signals().new_entries.len(), 1);
         pubsub.publish(&commits(1..=1, 10));
         assert!(session.take_signals().new_entries.is_empty());
-        following.look();
+        following.begin_read();
         pubsub.publish(&commits(2..=2, 10));
         pubsub.publish(&commits(3..=3, 10));
         assert_eq!(session.take_signals().new_entries.len(), 1);

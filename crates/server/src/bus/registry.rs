@@ -1,19 +1,18 @@
-//! The registry: which sessions exist, by user and by device, and who is online.
+//! The registry: the sessions by user and by device, and the users who are online.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, DeviceId, Name};
 
+use super::handles::{RegisteredSession, SessionLimits};
 use super::presence::PresenceLog;
 use super::signals::{Instance, Owner, SessionHandle, lock};
-use crate::config::Limits;
 
 /// All sessions of this process.
 #[derive(Default)]
@@ -35,51 +34,13 @@ struct Sessions {
 }
 
 /// Maximum length of an instance's name, bytes.
-const LONGEST_INSTANCE: usize = 16;
+const MAX_INSTANCE: usize = 16;
 
 /// Factor on the limit of sessions of a device or an invite, for sessions that are not ready.
 ///
 /// A client that lost its connection may reconnect before the server detects the loss. It replaces
 /// its old session only after it has named its instance.
-const NOT_READY: usize = 2;
-
-/// Maximum number of open sessions.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SessionLimits {
-    /// Of one device, or of one invite.
-    pub(crate) device: usize,
-    /// Password sessions of one user.
-    pub(crate) password: usize,
-}
-
-impl From<&Limits> for SessionLimits {
-    fn from(limits: &Limits) -> Self {
-        Self { device: limits.sessions_per_device, password: limits.password_sessions_per_user }
-    }
-}
-
-/// A registered session; dropping this removes it from the registry.
-pub(crate) struct RegisteredSession {
-    registry: Arc<Registry>,
-    handle: Arc<SessionHandle>,
-}
-
-impl Deref for RegisteredSession {
-    type Target = Arc<SessionHandle>;
-
-    fn deref(&self) -> &Arc<SessionHandle> {
-        &self.handle
-    }
-}
-
-impl Drop for RegisteredSession {
-    fn drop(&mut self) {
-        let mut sessions = lock(&self.registry.sessions);
-        let was_online = self.handle.user().is_some_and(|user| sessions.is_online(user));
-        sessions.forget(&self.handle);
-        sessions.note_presence(&self.handle, was_online);
-    }
-}
+const UNREADY_FACTOR: usize = 2;
 
 impl Registry {
     /// Registers a session.
@@ -88,8 +49,8 @@ impl Registry {
     /// the limit, it replaces the user's oldest one.
     ///
     /// # Errors
-    /// [`CloseCode::Quota`] if the device or invite has [`NOT_READY`] times its limit already; see
-    /// [`Registry::ready`].
+    /// [`CloseCode::Quota`] if the device or invite has [`UNREADY_FACTOR`] times its limit already;
+    /// see [`Registry::ready`].
     pub(super) fn enter(
         self: &Arc<Self>,
         owner: Owner,
@@ -101,8 +62,8 @@ impl Registry {
             (Owner::User(_), None) => {
                 sessions.make_room_for_password(&owner, limits.password.max(1))
             }
-            _ if sessions.counted_with(&owner, device).count()
-                >= limits.device.saturating_mul(NOT_READY) =>
+            _ if sessions.sharing_limit(&owner, device).count()
+                >= limits.device.saturating_mul(UNREADY_FACTOR) =>
             {
                 return Err(CloseCode::Quota);
             }
@@ -117,7 +78,15 @@ impl Registry {
         if let Some(code) = sessions.closing {
             handle.close(code);
         }
-        Ok(RegisteredSession { registry: self.clone(), handle })
+        let registry = self.clone();
+        Ok(RegisteredSession::new(handle, Box::new(move |session| registry.leave(session))))
+    }
+
+    fn leave(&self, session: &SessionHandle) {
+        let mut sessions = lock(&self.sessions);
+        let was_online = session.user().is_some_and(|user| sessions.is_online(user));
+        sessions.forget(session);
+        sessions.note_presence(session, was_online);
     }
 
     /// Marks the client of this session as ready. The session replaces an older one of the same
@@ -132,7 +101,7 @@ impl Registry {
         instance: &[u8],
         limits: SessionLimits,
     ) -> Result<(), CloseCode> {
-        if instance.len() > LONGEST_INSTANCE {
+        if instance.len() > MAX_INSTANCE {
             return Err(CloseCode::Protocol);
         }
         let mut sessions = lock(&self.sessions);
@@ -145,14 +114,14 @@ impl Registry {
             }
         }
         let _first = session.instance.set(instance.into());
-        let most_ready = match (&session.owner, session.device) {
+        let max_ready = match (&session.owner, session.device) {
             // Limited by [`Registry::enter`].
             (Owner::User(_), None) => limits.password.max(1),
             _ => limits.device,
         };
-        let together = sessions.counted_with(&session.owner, session.device);
+        let together = sessions.sharing_limit(&session.owner, session.device);
         let ready = together.filter(|other| other.instance.get().is_some()).count();
-        if ready > most_ready { Err(CloseCode::Quota) } else { Ok(()) }
+        if ready > max_ready { Err(CloseCode::Quota) } else { Ok(()) }
     }
 
     /// Whether a device of this user is connected.
@@ -224,13 +193,13 @@ impl Registry {
         sessions.presence.now()
     }
 
-    /// At most `most` users whose presence changed after `since`, whether each is online, and the
+    /// At most `max` users whose presence changed after `since`, whether each is online, and the
     /// number of the last change among them.
-    pub(super) fn presence_since(&self, since: u64, most: usize) -> (Vec<(Name, bool)>, u64) {
+    pub(super) fn presence_since(&self, since: u64, max: usize) -> (Vec<(Name, bool)>, u64) {
         let sessions = lock(&self.sessions);
-        let (users, now) = sessions.presence.since(since, most);
-        let tell = |user: &Name| (user.clone(), sessions.is_online(user));
-        (users.map(tell).collect(), now)
+        let (users, now) = sessions.presence.since(since, max);
+        let with_presence = |user: &Name| (user.clone(), sessions.is_online(user));
+        (users.map(with_presence).collect(), now)
     }
 }
 
@@ -241,7 +210,7 @@ impl Sessions {
     }
 
     /// The sessions that are counted together with one of this owner and device.
-    fn counted_with(
+    fn sharing_limit(
         &self,
         owner: &Owner,
         device: Option<DeviceId>,
@@ -250,10 +219,10 @@ impl Sessions {
     }
 
     /// Closes the oldest password sessions of this user until one more fits.
-    fn make_room_for_password(&mut self, owner: &Owner, most: usize) {
-        while self.counted_with(owner, None).count() >= most {
+    fn make_room_for_password(&mut self, owner: &Owner, max: usize) {
+        while self.sharing_limit(owner, None).count() >= max {
             // Lists are in the order of registration.
-            let Some(oldest) = self.counted_with(owner, None).next().cloned() else { return };
+            let Some(oldest) = self.sharing_limit(owner, None).next().cloned() else { return };
             self.forget(&oldest);
             oldest.close(CloseCode::Quota);
         }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{MessageId, Sender};
-use twinlock_store::{ClassicKey, NewEntry};
+use twinlock_store::{NewEntry, StoredClassicKey};
 use twinlock_transport::OsEntropy;
 
 use crate::append_log::{AppendLog, AppendSender, write_text};
@@ -16,8 +16,8 @@ use crate::record::Record;
 pub(super) fn entry(
     env: &Env,
     record: &Arc<Record>,
-    key: &ClassicKey,
-    kind: Kind,
+    key: &StoredClassicKey,
+    kind: EntryKind,
     text: String,
 ) -> NewEntry {
     let entry = NewEntry {
@@ -34,7 +34,7 @@ pub(super) fn entry(
 }
 
 /// The log of appends under a key.
-pub(super) fn append_log(key: &ClassicKey, kind: Kind) -> AppendLog {
+pub(super) fn append_log(key: &StoredClassicKey, kind: EntryKind) -> AppendLog {
     AppendLog::new(Some(AppendSender {
         user: key.user.clone(),
         sender: Sender::Classic(key.user.clone(), key.name.clone()).to_string().into(),

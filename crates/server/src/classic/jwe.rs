@@ -1,17 +1,18 @@
 //! The loop of a classic connection: lines in, answers out once the entries are on disk.
 //!
-//! At most [`AHEAD`] lines are ahead of their answers; at that limit, nothing is read. An unknown
-//! or revoked key is handled like a wrong one, up to the first line that does not open.
+//! At most [`MAX_UNANSWERED`] lines are ahead of their answers; at that limit, nothing is read. An
+//! unknown or revoked key is handled like a wrong one, up to the first line that does not open.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::classic::{
-    AHEAD, ClassicChannel, Form, Greeting, Heard, MAX_HELLO, MAX_LINE, answer,
+    ClassicChannel, ClassicHello, ClassicScheme, Greeting, MAX_HELLO, MAX_LINE, MAX_UNANSWERED,
+    answer,
 };
 use twinlock_core::id::Name;
-use twinlock_store::{Appended, ClassicKey};
+use twinlock_store::{Appended, StoredClassicKey};
 use twinlock_transport::OsEntropy;
 
 use super::end::ClassicEnd;
@@ -36,28 +37,28 @@ where
 {
     let greeting = Greeting::draw(&mut OsEntropy);
     stream.out().extend_from_slice(greeting.line().as_bytes());
-    let heard = tokio::select! {
+    let hello = tokio::select! {
         line = timeout(services.env.config.classic.greeting, hello(&mut stream)) => match line {
-            Ok(Ok(line)) => greeting.hear(&line),
+            Ok(Ok(line)) => greeting.read_hello(&line),
             Ok(Err(ended)) => return ended,
             Err(_) => return ClassicEnd::Late,
         },
         () = services.env.stopping() => return ClassicEnd::Shutdown,
     };
-    let heard = match heard {
-        Ok(heard) => heard,
+    let hello = match hello {
+        Ok(hello) => hello,
         Err(closed) => return closed.into(),
     };
     // Before the key is looked up, so that any later revocation is signalled.
     let revocations = services.bus.watch_keys();
-    let (key, lines) = match key_and_lines(&services.admission, &services.record, heard).await {
+    let (key, lines) = match key_and_lines(&services.admission, &services.record, hello).await {
         Ok(found) => found,
         Err(ended) => return ended,
     };
     let now = Instant::now();
     let begun = (!stream.pending().is_empty()).then_some(now);
     let account = key.as_ref().map(|key| services.record.accounts.of(&key.user));
-    let log = key.as_ref().map(|key| append_log(key, Kind::CLASSIC));
+    let log = key.as_ref().map(|key| append_log(key, EntryKind::CLASSIC));
     let connection = JweConnection {
         services,
         permit,
@@ -67,7 +68,7 @@ where
         revocations,
         appends: account.map(Appends::of).unwrap_or_default(),
         ending: None,
-        heard: now,
+        last_data: now,
         begun,
         proven: false,
         log,
@@ -94,17 +95,17 @@ where
 pub(super) async fn key_and_lines(
     admission: &Admission,
     record: &Record,
-    heard: Heard,
-) -> Result<(Option<ClassicKey>, ClassicChannel), ClassicEnd> {
+    hello: ClassicHello,
+) -> Result<(Option<StoredClassicKey>, ClassicChannel), ClassicEnd> {
     // An invalid name belongs to no key. The protocol allows names that the server does not accept;
     // they are looked up as a name without a key.
     #[allow(clippy::expect_used)]
-    let name = Name::new(heard.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
+    let name = Name::new(hello.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
     let row = record.store.classic_key(&name).await?;
-    let row = row.filter(|row| row.form == Form::Jwe && row.name.as_str() == heard.kid());
+    let row = row.filter(|row| row.form == ClassicScheme::Jwe && row.name.as_str() == hello.kid());
     let row = row.filter(|row| !record.barred.has_key(&row.name));
     let psk = admission.classic_key(&name, row.as_ref());
-    let lines = heard.lines(&psk);
+    let lines = hello.lines(&psk);
     Ok((row, lines))
 }
 
@@ -114,13 +115,13 @@ struct JweConnection<'s, S> {
     stream: LineStream<S>,
     lines: ClassicChannel,
     /// `None`: the key does not exist, so no line opens.
-    key: Option<ClassicKey>,
+    key: Option<StoredClassicKey>,
     revocations: watch::Receiver<u64>,
     appends: Appends,
     /// Set once nothing more is read; the connection ends when everything is answered.
     ending: Option<ClassicEnd>,
     /// Time of the last line.
-    heard: Instant,
+    last_data: Instant,
     /// Since when part of a line is pending.
     begun: Option<Instant>,
     /// A line has opened.
@@ -157,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
         // A key that was revoked before a line arrived must not open it.
         if self.revocations.has_changed().map_err(|_| ClassicEnd::Shutdown)? {
             self.revocations.mark_unchanged();
-            self.look_again().await?;
+            self.recheck_key().await?;
         }
         if self.ending.is_none() {
             self.take_lines().await?;
@@ -173,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
             changed = self.revocations.changed() => {
                 // The bus holds the sender.
                 changed.map_err(|_| ClassicEnd::Shutdown)?;
-                self.look_again().await?;
+                self.recheck_key().await?;
             }
             Some(recorded) = self.appends.next() => self.answer(recorded)?,
             () = self.services.env.stopping(), if self.ending.is_none() => {
@@ -191,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
 
     /// Whether another line may be ahead of its answer, in addition to those in `batch`.
     fn may_take(&self, batch: &AppendBatch) -> bool {
-        self.appends.count() + batch.len() < AHEAD
+        self.appends.count() + batch.len() < MAX_UNANSWERED
             && self.appends.have_room(batch, &self.services.env.config.limits)
             && self.stream.has_room()
     }
@@ -199,13 +200,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
     fn deadline(&self, listen: bool) -> Instant {
         let limits = &self.services.env.config.classic;
         let half = self.begun.filter(|_| listen).map(|begun| begun + limits.half_line);
-        let silence = self.heard + limits.silence;
+        let silence = self.last_data + limits.silence;
         let log = self.log.as_ref().and_then(AppendLog::due);
-        let all = [half, self.stream.look_at(limits.half_line), log];
+        let all = [half, self.stream.check_at(limits.half_line), log];
         all.into_iter().flatten().fold(silence, Instant::min)
     }
 
-    /// Checks the timeouts, and logs what is due.
+    /// Checks the timeouts, and logs the due sums.
     fn check_time(&mut self, listen: bool) -> Result<(), ClassicEnd> {
         if let Some(log) = &mut self.log {
             log.write_due(&self.services.record, Instant::now());
@@ -215,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
         if self.begun.is_some_and(|begun| listen && begun.elapsed() >= limits.half_line) {
             return Err(ClassicEnd::Late);
         }
-        if self.heard.elapsed() >= limits.silence { Err(ClassicEnd::Silence) } else { Ok(()) }
+        if self.last_data.elapsed() >= limits.silence { Err(ClassicEnd::Silence) } else { Ok(()) }
     }
 
     /// Opens the complete lines, as many as may be ahead, and hands them over together.
@@ -231,8 +232,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
                     break;
                 }
             };
-            self.heard = Instant::now();
-            self.begun = (!self.stream.pending().is_empty()).then_some(self.heard);
+            self.last_data = Instant::now();
+            self.begun = (!self.stream.pending().is_empty()).then_some(self.last_data);
             match self.open(&line) {
                 Ok(entry) => batch.push(0, entry),
                 Err(ended) => {
@@ -256,7 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
             self.proven = true;
             tracing::info!(user = %key.user, key = %key.name, "classic connection");
         }
-        Ok(entry(&self.services.env, &self.services.record, key, Kind::CLASSIC, text))
+        Ok(entry(&self.services.env, &self.services.record, key, EntryKind::CLASSIC, text))
     }
 
     fn answer(&mut self, recorded: AnsweredBatch) -> Result<(), ClassicEnd> {
@@ -283,7 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
     ///
     /// Until the client has proven a key, its revocation changes nothing that the client can see. A
     /// close would reveal that the key existed.
-    async fn look_again(&mut self) -> Result<(), ClassicEnd> {
+    async fn recheck_key(&mut self) -> Result<(), ClassicEnd> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.services.record.store.classic_key(&key.name).await?;
         match now.as_ref() == Some(key) && !self.services.record.barred.has_key(&key.name) {

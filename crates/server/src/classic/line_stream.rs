@@ -20,9 +20,9 @@ const READ_CHUNK: usize = 8 * 1024;
 const READ_BATCH: usize = 64 * 1024;
 /// Bytes of unsent answers beyond which nothing is read, so that a peer that takes none of them
 /// cannot make the server buffer more.
-const OUT_MOST: usize = 32 * 1024;
+const MAX_OUT: usize = 32 * 1024;
 /// Timeout for the last bytes.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The stream can no longer be used.
 #[derive(Debug, Error)]
@@ -75,18 +75,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         }
     }
 
-    /// The next line without its LF, of at most `most` bytes.
-    pub(super) fn take_line(&mut self, most: usize) -> Result<Option<Vec<u8>>, StreamLost> {
+    /// The next line without its LF, of at most `max` bytes.
+    pub(super) fn take_line(&mut self, max: usize) -> Result<Option<Vec<u8>>, StreamLost> {
         let unsearched = self.inbox.get(self.searched..).unwrap_or_default();
         match unsearched.iter().position(|b| *b == b'\n').map(|at| at + self.searched) {
-            Some(at) if at <= most => {
+            Some(at) if at <= max => {
                 let rest = self.inbox.split_off(at + 1);
                 let mut line = std::mem::replace(&mut self.inbox, rest);
                 line.pop();
                 self.searched = 0;
                 Ok(Some(line))
             }
-            None if self.inbox.len() <= most => {
+            None if self.inbox.len() <= max => {
                 self.searched = self.inbox.len();
                 Ok(None)
             }
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
 
     /// Whether there is room for more answers.
     pub(super) fn has_room(&self) -> bool {
-        self.out.len() < OUT_MOST
+        self.out.len() < MAX_OUT
     }
 
     /// The bytes to send.
@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
 
     /// When to check whether the peer still takes bytes, with `limit` as its longest pause; `None`
     /// while nothing is being sent.
-    pub(super) fn look_at(&self, limit: Duration) -> Option<Instant> {
+    pub(super) fn check_at(&self, limit: Duration) -> Option<Instant> {
         let waits = !self.out.is_empty() || self.unflushed;
         waits.then(|| self.stuck.unwrap_or_else(Instant::now) + limit)
     }
@@ -222,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
                 let _gone = self.stream.shutdown().await;
             }
         };
-        let _late = timeout(LAST_WORDS, leave).await;
+        let _late = timeout(FINAL_WRITE_TIMEOUT, leave).await;
     }
 }
 
@@ -275,7 +275,7 @@ mod tests {
         let mut stream = LineStream::new(here, PEER);
         stream.out().extend_from_slice(&[7; 100]);
         let waited = timeout(Duration::from_millis(1), stream.wait(true)).await;
-        assert!(waited.is_err() && stream.look_at(Duration::ZERO).is_some());
+        assert!(waited.is_err() && stream.check_at(Duration::ZERO).is_some());
         assert!(matches!(stream.check(Duration::ZERO), Err(StreamLost::Stalled)));
         assert!(stream.check(Duration::from_secs(60)).is_ok());
         let read = async {
@@ -290,7 +290,7 @@ mod tests {
     async fn classic_transport__unread_answers_cause_backpressure() {
         let (here, mut there) = duplex(16);
         let mut stream = LineStream::new(here, PEER);
-        stream.out().extend_from_slice(&[7; OUT_MOST + 50]);
+        stream.out().extend_from_slice(&[7; MAX_OUT + 50]);
         assert!(!stream.has_room());
         let waited = timeout(Duration::from_millis(1), stream.wait(false)).await;
         assert!(waited.is_err() && !stream.has_room());

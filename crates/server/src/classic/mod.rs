@@ -52,12 +52,12 @@ pub(crate) fn serve_lines(
 
 /// Derives the line keys as [`jwe`] does, for tests that measure the time.
 #[cfg(feature = "test-util")]
-pub(crate) async fn hear(
+pub(crate) async fn read_hello(
     admission: &crate::admission::Admission,
     record: &crate::record::Record,
-    heard: twinlock_core::classic::Heard,
+    hello: twinlock_core::classic::ClassicHello,
 ) -> Option<twinlock_core::classic::ClassicChannel> {
-    jwe::key_and_lines(admission, record, heard).await.ok().map(|(_key, lines)| lines)
+    jwe::key_and_lines(admission, record, hello).await.ok().map(|(_key, lines)| lines)
 }
 
 /// Serves one connection of the origin bridge to its end.

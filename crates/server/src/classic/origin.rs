@@ -9,10 +9,10 @@ use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use twinlock_core::chain::Kind;
-use twinlock_core::classic::Form;
+use twinlock_core::chain::EntryKind;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::classic::origin::{Bridge, MAX_MESSAGE};
-use twinlock_store::{Appended, ClassicKey, Receipt, StoreError};
+use twinlock_store::{Appended, Receipt, StoreError, StoredClassicKey};
 use twinlock_transport::OsEntropy;
 
 use super::end::ClassicEnd;
@@ -67,7 +67,7 @@ where
 }
 
 /// A key of the bridge, with its cipher.
-type BridgeKey = (ClassicKey, Bridge);
+type BridgeKey = (StoredClassicKey, Bridge);
 
 struct BridgeConnection<'s, S> {
     services: &'s Services,
@@ -98,17 +98,17 @@ struct BridgeMessage {
 impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
     async fn run(&mut self) -> ClassicEnd {
         loop {
-            if let Err(ended) = self.one().await {
+            if let Err(ended) = self.serve_message().await {
                 return ended;
             }
         }
     }
 
     /// Receives a message and answers it.
-    async fn one(&mut self) -> Result<(), ClassicEnd> {
+    async fn serve_message(&mut self) -> Result<(), ClassicEnd> {
         let BridgeMessage { text, lf } = self.message().await?;
-        let ways = self.keys.as_ref().and_then(|keys| keys.first());
-        let Some((key, bridge)) = ways else { return Err(ClassicEnd::NotOpened) };
+        let first = self.keys.as_ref().and_then(|keys| keys.first());
+        let Some((key, bridge)) = first else { return Err(ClassicEnd::NotOpened) };
         let bytes = text.len();
         let account = self.services.record.accounts.of(&key.user);
         let charge = bytes as u64 + ENTRY;
@@ -117,7 +117,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
             not_recorded(&error);
             return Err(error.into());
         }
-        let entry = entry(&self.services.env, &self.services.record, key, Kind::UNPROTECTED, text);
+        let entry =
+            entry(&self.services.env, &self.services.record, key, EntryKind::UNPROTECTED, text);
         let receipt = match self.services.record.store.append(vec![entry]).await {
             Ok(appended) => match appended.into_iter().next() {
                 Some(Appended::Recorded(receipt)) => receipt,
@@ -130,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
                 return Err(error.into());
             }
         };
-        let log = self.log.get_or_insert_with(|| append_log(key, Kind::UNPROTECTED));
+        let log = self.log.get_or_insert_with(|| append_log(key, EntryKind::UNPROTECTED));
         let (conversation, n) = (receipt.conversation, receipt.n);
         log.note(&self.services.record, &[RecordedAppend { conversation, n, bytes }]);
         let mut answer = bridge.seal(&received_at(&receipt), &mut OsEntropy);
@@ -156,21 +157,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
     /// Waits for a message that opens.
     async fn message(&mut self) -> Result<BridgeMessage, ClassicEnd> {
         let limits = &self.services.env.config.classic;
-        let (mut heard, began) = (Instant::now(), Instant::now());
+        let (mut last_data, began) = (Instant::now(), Instant::now());
         // When the pending, incomplete message began.
         let mut begun = None;
         loop {
             // Checked even if the next message is already buffered.
             if self.revocations.has_changed().map_err(|_| ClassicEnd::Shutdown)? {
                 self.revocations.mark_unchanged();
-                self.look_again().await?;
+                self.recheck_key().await?;
             }
             if self.services.env.stopping().now_or_never().is_some() {
                 return Err(ClassicEnd::Shutdown);
             }
             if !self.stream.has_room() {
                 self.make_room().await?;
-                heard = Instant::now();
+                last_data = Instant::now();
             }
             if let Some(line) = self.stream.take_line(MAX_MESSAGE)? {
                 self.lines = true;
@@ -180,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
                 let text = self.open(&line).await?.ok_or(ClassicEnd::NotOpened)?;
                 return Ok(BridgeMessage { text, lf: true });
             }
-            let pause = heard.elapsed() >= limits.pause;
+            let pause = last_data.elapsed() >= limits.pause;
             if (pause || !self.lines)
                 && let Some(text) = self.open_pending().await?
             {
@@ -190,25 +191,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
             }
             let part = !self.stream.pending().is_empty();
             begun = if part { begun.or_else(|| Some(Instant::now())) } else { None };
-            let whole_by = begun.map(|begun| begun + limits.half_line);
-            if part && (pause || whole_by.is_some_and(|by| by <= Instant::now())) {
+            let deadline = begun.map(|begun| begun + limits.half_line);
+            if part && (pause || deadline.is_some_and(|by| by <= Instant::now())) {
                 return Err(ClassicEnd::NotOpened);
             }
-            let late = match whole_by {
-                Some(by) => by.min(heard + limits.pause),
+            let late = match deadline {
+                Some(by) => by.min(last_data + limits.pause),
                 None => began + limits.silence,
             };
-            let look_at = self.stream.look_at(limits.half_line).unwrap_or(late);
+            let check_at = self.stream.check_at(limits.half_line).unwrap_or(late);
             let log_at = self.log.as_ref().and_then(AppendLog::due).unwrap_or(late);
             tokio::select! {
                 biased;
                 changed = self.revocations.changed() => {
                     // The bus holds the sender.
                     changed.map_err(|_| ClassicEnd::Shutdown)?;
-                    self.look_again().await?;
+                    self.recheck_key().await?;
                 }
                 wake = self.stream.wait(true) => match wake? {
-                    StreamWake::Data => heard = Instant::now(),
+                    StreamWake::Data => last_data = Instant::now(),
                     StreamWake::Room => {}
                     StreamWake::End if self.lines && part => {
                         let text = self.open_pending().await?.ok_or(ClassicEnd::Bye)?;
@@ -218,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
                     StreamWake::End => return Err(ClassicEnd::Bye),
                 },
                 () = self.services.env.stopping() => return Err(ClassicEnd::Shutdown),
-                () = sleep_until(late.min(look_at).min(log_at)) => {
+                () = sleep_until(late.min(check_at).min(log_at)) => {
                     if let Some(log) = &mut self.log {
                         log.write_due(&self.services.record, Instant::now());
                     }
@@ -235,14 +236,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
     async fn make_room(&mut self) -> Result<(), ClassicEnd> {
         let limit = self.services.env.config.classic.half_line;
         while !self.stream.has_room() {
-            let look_at = self.stream.look_at(limit).unwrap_or_else(Instant::now);
+            let check_at = self.stream.check_at(limit).unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
                 () = self.services.env.stopping() => return Err(ClassicEnd::Shutdown),
                 wake = self.stream.wait(false) => {
                     wake?;
                 }
-                () = sleep_until(look_at) => self.stream.check(limit)?,
+                () = sleep_until(check_at) => self.stream.check(limit)?,
             }
         }
         Ok(())
@@ -271,25 +272,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
             None => self.look_up().await?,
         };
         self.tried = true;
-        let found = keys.iter().enumerate().find_map(|(i, (_, way))| Some((i, way.open(message)?)));
+        let found =
+            keys.iter().enumerate().find_map(|(i, (_, bridge))| Some((i, bridge.open(message)?)));
         let Some((i, text)) = found else {
             self.keys = Some(keys);
             return Ok(None);
         };
         self.tried = false;
-        let way = keys.into_iter().nth(i);
-        if let (Some((key, _)), false) = (&way, self.bound) {
+        let bridge = keys.into_iter().nth(i);
+        if let (Some((key, _)), false) = (&bridge, self.bound) {
             let form = key.form.word();
             tracing::info!(user = %key.user, key = %key.name, form, "origin connection");
         }
         self.bound = true;
-        self.keys = Some(way.into_iter().collect());
+        self.keys = Some(bridge.into_iter().collect());
         Ok(Some(text))
     }
 
     async fn look_up(&self) -> Result<Vec<BridgeKey>, StoreError> {
         let mut keys = Vec::new();
-        for form in [Form::OriginHmac, Form::Origin] {
+        for form in [ClassicScheme::OriginHmac, ClassicScheme::Origin] {
             if let Some(row) = self.services.record.store.classic_key_of(form).await?
                 && !self.services.record.barred.has_key(&row.name)
             {
@@ -303,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
     }
 
     /// Checks after a revocation whether this connection's key still exists.
-    async fn look_again(&mut self) -> Result<(), ClassicEnd> {
+    async fn recheck_key(&mut self) -> Result<(), ClassicEnd> {
         if !self.bound {
             self.keys = None;
             return Ok(());

@@ -68,14 +68,14 @@ pub(crate) trait Blobs: Send + Sync + 'static {
     /// Removes content; missing content is not an error.
     async fn remove(&self, hash: &Hash) -> Result<(), FilesError>;
 
-    /// Moves unreferenced content to quarantine. [`Blobs::expire_set_aside`] removes it.
-    async fn set_aside(&self, hash: &Hash) -> Result<(), FilesError>;
+    /// Moves unreferenced content to quarantine. [`Blobs::expire_quarantine`] removes it.
+    async fn quarantine(&self, hash: &Hash) -> Result<(), FilesError>;
 
     /// Restores content from quarantine. `false`: it is not there.
-    async fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError>;
+    async fn restore(&self, hash: &Hash) -> Result<bool, FilesError>;
 
     /// Removes content that has been in quarantine for `age`. Returns the number of files removed.
-    async fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError>;
+    async fn expire_quarantine(&self, age: Duration) -> Result<usize, FilesError>;
 
     /// All content whose hash begins with this byte.
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError>;
@@ -90,16 +90,17 @@ pub(crate) trait OpenUpload: Send {
     /// Its size when it was opened, and its hash.
     fn found(&self) -> (u64, Hash);
 
-    /// Appends `data`, or with `anew` replaces all previous bytes by it. Returns the buffer, empty.
+    /// Appends `data`, or with `restart` replaces all previous bytes by it. Returns the empty
+    /// buffer.
     /// After an error, the bytes of earlier writes remain.
-    async fn write(&mut self, anew: bool, data: Vec<u8>) -> Result<Vec<u8>, FilesError>;
+    async fn write(&mut self, restart: bool, data: Vec<u8>) -> Result<Vec<u8>, FilesError>;
 
     /// Compares size and hash with the written bytes, and waits until all of them are on disk.
     async fn seal(&mut self, hash: &Hash) -> Result<(), FilesError>;
 
     /// Makes the sealed upload content, which is durable when this returns. The upload stays too,
     /// until it is discarded: a crash before its entry is recorded loses no byte.
-    async fn place(&mut self, hash: &Hash) -> Result<(), FilesError>;
+    async fn publish(&mut self, hash: &Hash) -> Result<(), FilesError>;
 
     /// Discards the upload; content that was made of it stays.
     async fn discard(self: Box<Self>) -> Result<(), FilesError>;
@@ -161,7 +162,7 @@ pub(crate) enum FilesError {
     /// The same upload was begun again on another connection.
     #[error("another connection continues this upload")]
     Taken,
-    /// Size or hash differs from what was promised. The peer's fault.
+    /// Size or hash differs from the announced one. The peer's fault.
     #[error("the upload does not match its hash or size")]
     Hash,
     /// Content that the record refers to is missing or incomplete.

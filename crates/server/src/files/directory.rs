@@ -17,7 +17,7 @@ use rustix::fs::StatVfs;
 use twinlock_core::id::Name;
 
 use super::contract::{DiskRoom, FilesError, Hash, Partial};
-use super::disk_io::{io, lock, remove};
+use super::disk_io::{io_error, lock, remove};
 use super::prefix::Prefixes;
 use super::upload_table::Table;
 use crate::private;
@@ -25,7 +25,7 @@ use crate::private;
 /// The directory of partial uploads. Directories of content have names of two characters.
 const PARTIAL: &str = "partial";
 /// The directory of quarantined content.
-const ASIDE: &str = "unreferenced";
+const QUARANTINE: &str = "unreferenced";
 
 /// The default reserve: the smaller of a number of bytes and a fraction (1/20) of the disk.
 const RESERVE: u64 = 1 << 30;
@@ -94,13 +94,14 @@ impl Disk {
 
     /// The space that may still be used. Fast enough to call before each write.
     pub(super) fn room(&self) -> Result<DiskRoom, FilesError> {
-        let disk = rustix::fs::statvfs(&self.dir).map_err(|e| io("read", &self.dir)(e.into()))?;
+        let disk =
+            rustix::fs::statvfs(&self.dir).map_err(|e| io_error("read", &self.dir)(e.into()))?;
         Ok(room_of(&disk, self.reserve))
     }
 
     /// Gives a synced file the name of its content. Existing content is replaced: the hash of the
     /// new file was just verified, and the old one may have been damaged since.
-    pub(super) fn place(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
+    pub(super) fn publish(&self, partial: &Path, hash: &Hash) -> Result<(), FilesError> {
         let path = self.content(hash);
         let dir = path.parent().unwrap_or(&self.dir);
         self.make(dir)?;
@@ -111,16 +112,16 @@ impl Disk {
                 second.push(".second");
                 let second = PathBuf::from(second);
                 remove(&second)?;
-                fs::hard_link(partial, &second).map_err(io("write", &second))?;
-                fs::rename(&second, &path).map_err(io("write", &path))?;
+                fs::hard_link(partial, &second).map_err(io_error("write", &second))?;
+                fs::rename(&second, &path).map_err(io_error("write", &path))?;
                 // The rename does nothing if both are the same file.
                 remove(&second)?;
             }
             // A file system without hard links: a crash before the entry is recorded loses the
             // upload.
-            Err(_) => fs::rename(partial, &path).map_err(io("write", &path))?,
+            Err(_) => fs::rename(partial, &path).map_err(io_error("write", &path))?,
         }
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("write", dir))
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("write", dir))
     }
 
     pub(super) fn partials(&self, user: &Name) -> Result<Vec<Partial>, FilesError> {
@@ -145,60 +146,60 @@ impl Disk {
         Ok(true)
     }
 
-    fn aside(&self, hash: &Hash) -> PathBuf {
-        self.dir.join(ASIDE).join(HEXLOWER.encode(hash))
+    fn quarantine_path(&self, hash: &Hash) -> PathBuf {
+        self.dir.join(QUARANTINE).join(HEXLOWER.encode(hash))
     }
 
-    pub(super) fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
-        let (from, to) = (self.content(hash), self.aside(hash));
-        self.make(&self.dir.join(ASIDE))?;
+    pub(super) fn quarantine(&self, hash: &Hash) -> Result<(), FilesError> {
+        let (from, to) = (self.content(hash), self.quarantine_path(hash));
+        self.make(&self.dir.join(QUARANTINE))?;
         // The age in quarantine counts from now on.
         let opened = private::open(OpenOptions::new().write(true), &from);
         let touched = opened.and_then(|file| file.set_modified(SystemTime::now()));
-        touched.map_err(io("write", &from))?;
-        fs::rename(&from, &to).map_err(io("write", &to))
+        touched.map_err(io_error("write", &from))?;
+        fs::rename(&from, &to).map_err(io_error("write", &to))
     }
 
-    pub(super) fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError> {
-        let (from, to) = (self.aside(hash), self.content(hash));
+    pub(super) fn restore(&self, hash: &Hash) -> Result<bool, FilesError> {
+        let (from, to) = (self.quarantine_path(hash), self.content(hash));
         if let Some(dir) = to.parent() {
             self.make(dir)?;
         }
         match fs::rename(&from, &to) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(io("write", &to)(error)),
+            Err(error) => Err(io_error("write", &to)(error)),
         }
     }
 
-    pub(super) fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError> {
+    pub(super) fn expire_quarantine(&self, age: Duration) -> Result<usize, FilesError> {
         let now = SystemTime::now();
-        let mut gone = 0;
-        for (path, meta) in entries(&self.dir.join(ASIDE))? {
+        let mut removed = 0;
+        for (path, meta) in entries(&self.dir.join(QUARANTINE))? {
             if is_older(&meta, now, age) {
                 remove(&path)?;
-                gone += 1;
+                removed += 1;
             }
         }
-        Ok(gone)
+        Ok(removed)
     }
 
     pub(super) fn expire(&self, age: Duration) -> Result<usize, FilesError> {
         let now = SystemTime::now();
-        let mut gone = 0;
+        let mut removed = 0;
         for (user, _) in entries(&self.dir.join(PARTIAL))? {
             for (path, meta) in entries(&user)? {
                 if !is_older(&meta, now, age) {
                     continue;
                 }
                 match hash_of(&path) {
-                    Some(key) => gone += usize::from(self.discard(&path, &key)?),
-                    // Left by a crash between two steps of `place`.
+                    Some(key) => removed += usize::from(self.discard(&path, &key)?),
+                    // Left by a crash between two steps of `publish`.
                     None => remove(&path)?,
                 }
             }
         }
-        Ok(gone)
+        Ok(removed)
     }
 }
 
@@ -225,15 +226,15 @@ fn entries(dir: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, FilesError> {
     let mut all = Vec::new();
     let list = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(all),
-        list => list.map_err(io("read", dir))?,
+        list => list.map_err(io_error("read", dir))?,
     };
     for entry in list {
-        let entry = entry.map_err(io("read", dir))?;
+        let entry = entry.map_err(io_error("read", dir))?;
         match entry.metadata() {
             Ok(meta) => all.push((entry.path(), meta)),
             // It was removed since the listing.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io("read", &entry.path())(error)),
+            Err(error) => return Err(io_error("read", &entry.path())(error)),
         }
     }
     Ok(all)

@@ -1,7 +1,7 @@
 //! File storage on the local disk: work on a directory of files, on threads that may block.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self as stdio, ErrorKind};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use twinlock_store::FileRef;
 
 use super::contract::{Blob, Blobs, DiskRoom, FilesError, Hash, OpenUpload, Partial, UploadId};
 use super::directory::Disk;
-use super::disk_io::{blocking, io, remove};
+use super::disk_io::{blocking, io_error, remove};
 use super::hash_turns::{HashTurn, HashTurns};
 use super::partial;
 use crate::private;
@@ -72,9 +72,9 @@ impl Blobs for LocalDisk {
             let opened = private::open(OpenOptions::new().read(true), &path);
             let file = opened.map_err(|error| match error.kind() {
                 ErrorKind::NotFound => damaged("it is missing".to_owned()),
-                _ => io("read", &path)(error),
+                _ => io_error("read", &path)(error),
             })?;
-            let found = file.metadata().map_err(io("read", &path))?.len();
+            let found = file.metadata().map_err(io_error("read", &path))?.len();
             if found != size {
                 return Err(damaged(format!("it has {found} bytes of {size}")));
             }
@@ -88,19 +88,19 @@ impl Blobs for LocalDisk {
         blocking(move || remove(&path)).await
     }
 
-    async fn set_aside(&self, hash: &Hash) -> Result<(), FilesError> {
+    async fn quarantine(&self, hash: &Hash) -> Result<(), FilesError> {
         let (disk, hash) = (self.0.clone(), *hash);
-        blocking(move || disk.set_aside(&hash)).await
+        blocking(move || disk.quarantine(&hash)).await
     }
 
-    async fn bring_back(&self, hash: &Hash) -> Result<bool, FilesError> {
+    async fn restore(&self, hash: &Hash) -> Result<bool, FilesError> {
         let (disk, hash) = (self.0.clone(), *hash);
-        blocking(move || disk.bring_back(&hash)).await
+        blocking(move || disk.restore(&hash)).await
     }
 
-    async fn expire_set_aside(&self, age: Duration) -> Result<usize, FilesError> {
+    async fn expire_quarantine(&self, age: Duration) -> Result<usize, FilesError> {
         let disk = self.0.clone();
-        blocking(move || disk.expire_set_aside(age)).await
+        blocking(move || disk.expire_quarantine(age)).await
     }
 
     async fn hashes(&self, first: u8) -> Result<Vec<Hash>, FilesError> {
@@ -124,7 +124,7 @@ struct ContentFile {
 impl ContentFile {
     async fn with_file<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&File) -> stdio::Result<T> + Send + 'static,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
     ) -> Result<T, FilesError> {
         let (file, path) = (self.file.clone(), self.path.clone());
         blocking(move || {

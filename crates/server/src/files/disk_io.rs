@@ -1,7 +1,7 @@
 //! Work on the local disk: errors, threads, and the detection of changes.
 
 use std::fs;
-use std::io::{self as stdio, ErrorKind};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,10 +29,12 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
 ) -> Result<T, FilesError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(io("use", Path::new("a thread"))(stdio::Error::other(error))))
+    done.unwrap_or_else(|error| {
+        Err(io_error("use", Path::new("a thread"))(io::Error::other(error)))
+    })
 }
 
-pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(stdio::Error) -> FilesError {
+pub(super) fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FilesError {
     move |error| match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             FilesError::Full
@@ -43,7 +45,7 @@ pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(stdio::Error) 
 
 impl From<private::Failed> for FilesError {
     fn from(private::Failed { doing, path, error }: private::Failed) -> Self {
-        io(doing, &path)(error)
+        io_error(doing, &path)(error)
     }
 }
 

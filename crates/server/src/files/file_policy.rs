@@ -39,13 +39,13 @@ pub(crate) struct FilePolicy {
     claims: Claims,
     /// Shared from the placing of content to the recording of its entry; exclusive for checking
     /// whether an entry refers to content, and removing it.
-    pub(super) placing: RwLock<()>,
+    pub(super) publishing: RwLock<()>,
     lookups: Fair,
     turns: Arc<HashTurns>,
 }
 
 /// An offer that passed all checks.
-pub(crate) enum Judged {
+pub(crate) enum CheckedOffer {
     /// The message is in the record already.
     Recorded(Receipt),
     /// Quota and disk have space for it, which the claim reserves.
@@ -62,9 +62,9 @@ pub(crate) struct ClaimedUpload {
 #[derive(Debug)]
 pub(crate) enum Denied {
     /// A reason of the protocol.
-    Because(RefusalReason),
+    Refused(RefusalReason),
     /// A limit, with its value.
-    Over(RefusalReason, Limit, u64),
+    OverLimit(RefusalReason, Limit, u64),
     /// A failure of the disk or the record.
     Failed(FilesError),
 }
@@ -94,7 +94,7 @@ impl FilePolicy {
             partials_per_user: limits.partial_files_per_user,
             kept: limits.partial_files,
             claims: Claims::default(),
-            placing: RwLock::new(()),
+            publishing: RwLock::new(()),
             lookups: Fair::new(LOOKUPS),
             turns: HashTurns::new(),
         }
@@ -116,22 +116,26 @@ impl FilePolicy {
     }
 
     /// Checks the offer of a message with a file.
-    pub(crate) async fn judge(
+    pub(crate) async fn check_offer(
         &self,
         id: &UploadId,
         message_id: &MessageId,
         conversation: ConversationId,
-    ) -> Result<Judged, Denied> {
+    ) -> Result<CheckedOffer, Denied> {
         // A message that was sent before is recorded, whatever has become of the conversation or
         // the quota.
         if let Some(receipt) = self.store.receipt(&id.user, message_id).await? {
-            return Ok(Judged::Recorded(receipt));
+            return Ok(CheckedOffer::Recorded(receipt));
         }
         if self.store.conversation(&id.user, conversation).await?.is_none() {
-            return Err(Denied::Because(RefusalReason::NotFound));
+            return Err(Denied::Refused(RefusalReason::NotFound));
         }
         if id.size > self.largest {
-            return Err(Denied::Over(RefusalReason::TooLarge, Limit::LargestFile, self.largest));
+            return Err(Denied::OverLimit(
+                RefusalReason::TooLarge,
+                Limit::LargestFile,
+                self.largest,
+            ));
         }
         // Claimed before the stored amount is read: of two concurrent offers that fit only one at a
         // time, none gets too much.
@@ -140,27 +144,35 @@ impl FilePolicy {
         let left = self.per_user.saturating_sub(stored.bytes).saturating_sub(others.of_user);
         let number = stored.files.saturating_add(others.number_of_user);
         if charge(id) > left {
-            return Err(Denied::Over(RefusalReason::Quota, Limit::FilesPerUser, self.per_user));
+            return Err(Denied::OverLimit(
+                RefusalReason::Quota,
+                Limit::FilesPerUser,
+                self.per_user,
+            ));
         }
         if number >= self.number_per_user {
-            return Err(Denied::Over(
+            return Err(Denied::OverLimit(
                 RefusalReason::Quota,
                 Limit::FileCountPerUser,
                 self.number_per_user,
             ));
         }
-        let had = self.make_way(id, left - charge(id)).await?;
+        let had = self.make_space(id, left - charge(id)).await?;
         claim.set_written(had);
         let room = self.blobs.room().await?;
         // Content takes at least a block, however small it is.
         if charge(id).saturating_sub(had) > room.bytes.saturating_sub(others.to_come) {
-            return Err(Denied::Over(RefusalReason::Storage, Limit::DiskReserve, room.reserve));
+            return Err(Denied::OverLimit(
+                RefusalReason::Storage,
+                Limit::DiskReserve,
+                room.reserve,
+            ));
         }
         // A partial upload has its inode already, and its content is a hard link to it.
         if had == 0 && room.files <= others.number {
             return Err(FilesError::NoInodes.into());
         }
-        Ok(Judged::Fits(claim))
+        Ok(CheckedOffer::Fits(claim))
     }
 
     /// Opens the upload of an offer that fits.
@@ -174,7 +186,7 @@ impl FilePolicy {
 
     /// Discards partial uploads of this user that are not open, the oldest first, until the rest
     /// has at most `left` bytes. Returns the bytes that exist of this upload.
-    async fn make_way(&self, id: &UploadId, left: u64) -> Result<u64, FilesError> {
+    async fn make_space(&self, id: &UploadId, left: u64) -> Result<u64, FilesError> {
         let mut partials = self.blobs.partials(&id.user).await?;
         let had = partials.iter().find(|p| p.is_of(id)).map_or(0, |p| p.bytes);
         // Open uploads have claims.
@@ -209,10 +221,10 @@ impl FilePolicy {
             return Err(error.into());
         }
         self.has_room_for(&entry)?;
-        let placing = self.placing.read().await;
-        upload.place(&hash).await?;
+        let publishing = self.publishing.read().await;
+        upload.publish(&hash).await?;
         let mut appended = self.store.append(vec![entry]).await?;
-        drop(placing);
+        drop(publishing);
         drop(claim);
         // The entry is recorded even if the upload cannot be removed.
         if let Err(error) = upload.discard().await {
@@ -222,7 +234,7 @@ impl FilePolicy {
         if let Err(error) = self.collect(&hash).await {
             tracing::warn!(%error, "content that may be unreferenced was not checked");
         }
-        appended.pop().ok_or(Denied::Because(RefusalReason::Storage))
+        appended.pop().ok_or(Denied::Refused(RefusalReason::Storage))
     }
 
     /// Checks a file's entry against the reserve of text. Unwritten revocations come first.
@@ -232,7 +244,7 @@ impl FilePolicy {
         }
         let taken = self.text_reserve.take(entry.body.len() as u64 + ENTRY, Instant::now());
         taken.map_err(|AtReserve(least)| {
-            Denied::Over(RefusalReason::Storage, Limit::TextReserve, least)
+            Denied::OverLimit(RefusalReason::Storage, Limit::TextReserve, least)
         })
     }
 
@@ -246,7 +258,7 @@ impl FilePolicy {
         if self.store.is_referenced(hash).await? {
             return Ok(());
         }
-        let _alone = self.placing.write().await;
+        let _alone = self.publishing.write().await;
         if !self.store.is_referenced(hash).await? {
             self.blobs.remove(hash).await?;
         }
@@ -261,7 +273,7 @@ impl FilePolicy {
         n: u64,
     ) -> Result<(FileRef, Box<dyn Blob>), Denied> {
         let file = self.store.file(user, conversation, n).await?;
-        let file = file.ok_or(Denied::Because(RefusalReason::NotFound))?;
+        let file = file.ok_or(Denied::Refused(RefusalReason::NotFound))?;
         let blob = self.blobs.open(&file).await?;
         Ok((file, blob))
     }

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use twinlock_core::id::Name;
 
 /// Files hashed at once.
-const AT_ONCE: usize = 2;
+const CONCURRENT_HASHES: usize = 2;
 
 /// The turns of a server.
 pub(crate) struct HashTurns {
@@ -28,7 +28,7 @@ pub(crate) struct HashTurn {
 
 impl HashTurns {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { all: Arc::new(Semaphore::new(AT_ONCE)), users: Mutex::default() })
+        Arc::new(Self { all: Arc::new(Semaphore::new(CONCURRENT_HASHES)), users: Mutex::default() })
     }
 
     /// Waits for a turn. Never returns `None`: the semaphores are not closed.

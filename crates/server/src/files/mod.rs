@@ -24,5 +24,5 @@ mod upload_table;
 pub(crate) use claims::QuotaClaim;
 pub(crate) use contract::{Blob, FilesError, Hash, OpenUpload, UploadId};
 pub(crate) use disk::LocalDisk;
-pub(crate) use file_policy::{ClaimedUpload, Denied, FilePolicy, Judged};
+pub(crate) use file_policy::{CheckedOffer, ClaimedUpload, Denied, FilePolicy};
 pub(crate) use name::is_possible;

@@ -1,14 +1,14 @@
 //! File names that the record accepts.
 
 /// Maximum length of a name, bytes.
-const LONGEST: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// Whether this can be a file name: one path component of printable UTF-8.
 ///
 /// Other dangers (leading dots, reserved names, direction marks) depend on where a file is saved,
 /// so the receiver handles them.
 pub(crate) fn is_possible(name: &str) -> bool {
-    (1..=LONGEST).contains(&name.len())
+    (1..=MAX_NAME_BYTES).contains(&name.len())
         && name != "."
         && name != ".."
         && !name.chars().any(|c| c == '/' || c.is_control())

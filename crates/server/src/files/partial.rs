@@ -15,7 +15,7 @@ use async_trait::async_trait;
 
 use super::contract::{FilesError, Hash, OpenUpload, UploadId};
 use super::directory::Disk;
-use super::disk_io::{blocking, io, lock, remove};
+use super::disk_io::{blocking, io_error, lock, remove};
 use super::upload_table::{Lease, OpenPartial, PartialEntry};
 
 /// Whether beginning this upload reads its existing bytes, or waits for another connection that
@@ -29,7 +29,7 @@ pub(super) fn must_be_read(disk: &Disk, id: &UploadId) -> bool {
             Ok(_) => {}
             Err(_) => return true,
         }
-    } else if table.put_away.get(&id.key).is_some_and(|one| one.is_as_left(&path)) {
+    } else if table.idle.get(&id.key).is_some_and(|one| one.is_as_left(&path)) {
         return false;
     }
     drop(table);
@@ -55,16 +55,16 @@ pub(super) fn begin(disk: Arc<Disk>, id: UploadId) -> Result<Box<dyn OpenUpload>
     let entry = PartialEntry::new(id.user.clone(), lease.clone());
     let mut table = lock(&disk.table);
     let before = table.by_key.insert(id.key, entry);
-    let put_away = table.put_away.remove(&id.key);
+    let idle = table.idle.remove(&id.key);
     drop(table);
     let kept = before
         .and_then(|before| lock(&before.lease).take())
-        .or_else(|| put_away.and_then(|one| one.open(&path)));
+        .or_else(|| idle.and_then(|one| one.open(&path)));
     let opened = match kept {
         Some(open) if open.is_as_left(&path) => Ok(open),
         _ => disk
             .make_user(&id.user)
-            .and_then(|()| OpenPartial::from_disk(&path).map_err(io("write", &path))),
+            .and_then(|()| OpenPartial::from_disk(&path).map_err(io_error("write", &path))),
     };
     let opened = opened.and_then(|mut open| {
         // Larger than the offer: not written by this server.
@@ -108,15 +108,15 @@ impl OpenUpload for Writer {
         self.found
     }
 
-    async fn write(&mut self, anew: bool, mut data: Vec<u8>) -> Result<Vec<u8>, FilesError> {
+    async fn write(&mut self, restart: bool, mut data: Vec<u8>) -> Result<Vec<u8>, FilesError> {
         self.with_file(move |disk, _, path, file| {
-            if anew {
+            if restart {
                 file.clear(path)?;
             }
             if disk.room()?.bytes < data.len() as u64 {
                 return Err(FilesError::Full);
             }
-            file.write(&data).map_err(io("write", path))?;
+            file.write(&data).map_err(io_error("write", path))?;
             data.clear();
             Ok(data)
         })
@@ -135,20 +135,20 @@ impl OpenUpload for Writer {
                 if let Err(error) = file.clear(path) {
                     tracing::error!(%error, path = %path.display(), "an upload that was not synced is still there");
                 }
-                io("write", path)(error)
+                io_error("write", path)(error)
             })
         })
         .await
     }
 
-    async fn place(&mut self, hash: &Hash) -> Result<(), FilesError> {
+    async fn publish(&mut self, hash: &Hash) -> Result<(), FilesError> {
         let hash = *hash;
         self.with_file(move |disk, _, path, file| {
             // Only the sealed file is placed, and no other that has its name by now.
             if !file.is_as_left(path) {
                 return Err(FilesError::Taken);
             }
-            disk.place(path, &hash)
+            disk.publish(path, &hash)
         })
         .await
     }

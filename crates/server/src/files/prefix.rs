@@ -14,7 +14,7 @@ use super::contract::Hash;
 use super::disk_io::{READ, Stamp, lock, stamp};
 
 /// States that are kept; about 2 KiB each.
-const KEPT: usize = 64;
+const CACHE_SIZE: usize = 64;
 
 struct PrefixState {
     stamp: Stamp,
@@ -56,7 +56,7 @@ impl Prefixes {
         let mut states = lock(&self.0);
         states.retain(|state| (state.stamp, state.length) != (new.stamp, new.length));
         states.push_back(new);
-        if states.len() > KEPT {
+        if states.len() > CACHE_SIZE {
             states.pop_front();
         }
     }

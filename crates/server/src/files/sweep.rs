@@ -10,7 +10,7 @@ use super::file_policy::FilePolicy;
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// How long unreferenced content stays in quarantine: the record may be older than the files, and
 /// the operator may still restore the right one.
-const SET_ASIDE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const QUARANTINE_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Hashes read from the record at a time.
 const PAGE: usize = 1000;
 
@@ -24,7 +24,7 @@ impl FilePolicy {
         expire.tick().await;
         self.expire().await;
         if sweep {
-            match self.set_aside_all().await {
+            match self.quarantine_all().await {
                 Ok(0) => {}
                 Ok(files) => tracing::warn!(
                     files,
@@ -51,16 +51,16 @@ impl FilePolicy {
         }
     }
 
-    async fn set_aside_all(&self) -> Result<usize, FilesError> {
+    async fn quarantine_all(&self) -> Result<usize, FilesError> {
         let mut files = 0;
         for first in 0..=u8::MAX {
             for hash in self.blobs.hashes(first).await? {
                 if self.store.is_referenced(&hash).await? {
                     continue;
                 }
-                let _alone = self.placing.write().await;
+                let _alone = self.publishing.write().await;
                 if !self.store.is_referenced(&hash).await? {
-                    self.blobs.set_aside(&hash).await?;
+                    self.blobs.quarantine(&hash).await?;
                     files += 1;
                 }
             }
@@ -86,7 +86,7 @@ impl FilePolicy {
                 // An entry erased since the list was read refers to nothing.
                 if !there.contains(&hash)
                     && self.store.is_referenced(&hash).await?
-                    && !self.blobs.bring_back(&hash).await?
+                    && !self.blobs.restore(&hash).await?
                 {
                     missing += 1;
                 }
@@ -100,7 +100,7 @@ impl FilePolicy {
             Ok(uploads) => tracing::info!(uploads, "partial uploads have expired"),
             Err(error) => tracing::warn!(%error, "partial uploads were not checked"),
         }
-        match self.blobs.expire_set_aside(SET_ASIDE).await {
+        match self.blobs.expire_quarantine(QUARANTINE_TIME).await {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "unreferenced content was removed"),
             Err(error) => {

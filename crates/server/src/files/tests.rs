@@ -49,7 +49,7 @@ async fn upload__crash_after_commit_is_idempotent_and_loses_nothing() {
         };
         assert_eq!(round > 0, upload.found() == (content.size, content.hash));
         upload.seal(&content.hash).await.unwrap();
-        upload.place(&content.hash).await.unwrap();
+        upload.publish(&content.hash).await.unwrap();
         // Both names are one file. The last round discards the upload.
         assert_eq!(count(dir.path()), 2);
         if round == 2 {
@@ -70,7 +70,7 @@ async fn content__repeated_upload_replaces_damaged_copy() {
     for name in ["one", "two"] {
         let mut upload = write(&disk, &id(name, data.len()), &data).await;
         upload.seal(&content.hash).await.unwrap();
-        upload.place(&content.hash).await.unwrap();
+        upload.publish(&content.hash).await.unwrap();
         upload.discard().await.unwrap();
         assert_eq!(count(dir.path()), 1, "{name}");
         let first = *content.hash.first().unwrap();
@@ -94,14 +94,14 @@ async fn content__restarted_upload_never_writes_to_it() {
     let disk = open(dir.path());
     let mut upload = write(&disk, &id("bobs", data.len()), &data).await;
     upload.seal(&content.hash).await.unwrap();
-    upload.place(&content.hash).await.unwrap();
+    upload.publish(&content.hash).await.unwrap();
     upload.discard().await.unwrap();
     for restarted in [false, true] {
         let mut first = write(&disk, &id("x", data.len()), &data).await;
         first.seal(&content.hash).await.unwrap();
-        first.place(&content.hash).await.unwrap();
-        let anew = open(dir.path());
-        let disk = if restarted { &anew } else { &disk };
+        first.publish(&content.hash).await.unwrap();
+        let reopened = open(dir.path());
+        let disk = if restarted { &reopened } else { &disk };
         let mut second = disk.begin(&id("x", data.len()), &HashTurns::new()).await.unwrap();
         assert_eq!(second.found(), (content.size, content.hash));
         second.write(true, vec![7; 10]).await.unwrap();
@@ -109,7 +109,7 @@ async fn content__restarted_upload_never_writes_to_it() {
         let blob = disk.open(&content).await.unwrap();
         assert_eq!(blob.prefix_hash(content.size, None).await.unwrap(), content.hash);
         // The first connection has lost the upload, and does not take it back.
-        assert!(restarted || matches!(first.place(&content.hash).await, Err(FilesError::Taken)));
+        assert!(restarted || matches!(first.publish(&content.hash).await, Err(FilesError::Taken)));
         second.seal(&file(&[7; 1000]).hash).await.unwrap();
         second.discard().await.unwrap();
     }
@@ -123,7 +123,7 @@ async fn prefix_hash__cached_until_file_changes() {
     let content = file(&data);
     let mut upload = write(&disk, &id("x", data.len()), &data).await;
     upload.seal(&content.hash).await.unwrap();
-    upload.place(&content.hash).await.unwrap();
+    upload.publish(&content.hash).await.unwrap();
     upload.discard().await.unwrap();
     let path = disk_path(dir.path(), &content.hash);
     let hash = async |length: usize| {
@@ -173,7 +173,7 @@ async fn upload__file_replaced_after_seal_is_not_published() {
     let partial = fs::read_dir(&user).unwrap().next().unwrap().unwrap().path();
     fs::remove_file(&partial).unwrap();
     fs::write(&partial, b"efgh").unwrap();
-    assert!(matches!(upload.place(&file(b"abcd").hash).await, Err(FilesError::Taken)));
+    assert!(matches!(upload.publish(&file(b"abcd").hash).await, Err(FilesError::Taken)));
     assert!(matches!(disk.open(&file(b"abcd")).await, Err(FilesError::Damaged(_))));
 }
 

@@ -1,4 +1,4 @@
-//! The state of partial uploads in memory: their leases, and the hashes of what is on disk.
+//! The state of partial uploads in memory: their leases, and the hashes of the bytes on disk.
 //!
 //! The state of a hash is kept as long as the upload exists, so a resumed upload reads nothing. It
 //! is not kept on disk: an upload is synced only at its end, so after a power cut only a read shows
@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, TryLockError};
 use twinlock_core::id::Name;
 
 use super::contract::{FilesError, Hash};
-use super::disk_io::{READ, Stamp, io, remove, stamp};
+use super::disk_io::{READ, Stamp, io_error, remove, stamp};
 use crate::private::{self, FILE_MODE};
 
 /// Uploads without a connection whose file is kept open. Each costs about 2 KiB and a descriptor.
 const REMEMBERED: usize = 64;
 /// Further uploads whose hash is kept; each costs about 2 KiB. Beyond that, the oldest of the user
 /// with the most is dropped; a user has 256 partial uploads by default.
-const PUT_AWAY: usize = 4096;
+const MAX_IDLE: usize = 4096;
 
 /// The file of an upload as this server left it. `None`: another lease has taken it.
 pub(super) type Lease = Arc<Mutex<Option<OpenPartial>>>;
@@ -30,12 +30,12 @@ pub(super) type Lease = Arc<Mutex<Option<OpenPartial>>>;
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) by_key: HashMap<Hash, PartialEntry>,
-    pub(super) put_away: HashMap<Hash, PutAway>,
+    pub(super) idle: HashMap<Hash, IdleUpload>,
     next: u64,
 }
 
 /// The hash of an upload whose file is closed.
-pub(super) struct PutAway {
+pub(super) struct IdleUpload {
     user: Name,
     hasher: blake3::Hasher,
     at: u64,
@@ -44,7 +44,7 @@ pub(super) struct PutAway {
     left: u64,
 }
 
-impl PutAway {
+impl IdleUpload {
     pub(super) fn is_as_left(&self, path: &Path) -> bool {
         fs::symlink_metadata(path).is_ok_and(|meta| stamp(&meta) == self.stamp)
     }
@@ -92,7 +92,7 @@ impl Table {
 
     /// Forgets an upload. `false`: a connection has it open or still writes to it.
     pub(super) fn forget(&mut self, key: &Hash) -> bool {
-        self.put_away.remove(key);
+        self.idle.remove(key);
         let Some(entry) = self.by_key.get(key) else { return true };
         let forgotten = !entry.open && entry.take();
         if forgotten {
@@ -118,12 +118,12 @@ impl Table {
             && let Some(oldest) = left().min_by_key(|(_, e)| e.left).map(|(key, _)| *key)
         {
             // If it is busy, the next release retries.
-            self.put_away(&oldest);
+            self.keep_idle(&oldest);
         }
     }
 
     /// Closes the file of an upload without a connection, and keeps its hash.
-    fn put_away(&mut self, key: &Hash) {
+    fn keep_idle(&mut self, key: &Hash) {
         let Some(entry) = self.by_key.get(key) else { return };
         let open = match entry.lease.try_lock() {
             Ok(mut open) => open.take(),
@@ -132,25 +132,25 @@ impl Table {
         };
         let Some(PartialEntry { user, left, .. }) = self.by_key.remove(key) else { return };
         if let Some(OpenPartial { hasher, at, stamp, .. }) = open {
-            self.put_away.insert(*key, PutAway { user, hasher, at, stamp, left });
+            self.idle.insert(*key, IdleUpload { user, hasher, at, stamp, left });
         }
-        if self.put_away.len() > PUT_AWAY {
+        if self.idle.len() > MAX_IDLE {
             self.forget_one();
         }
     }
 
     fn forget_one(&mut self) {
         let mut of = HashMap::<&Name, usize>::new();
-        for one in self.put_away.values() {
+        for one in self.idle.values() {
             *of.entry(&one.user).or_default() += 1;
         }
         let Some(user) = of.into_iter().max_by_key(|(_, n)| *n).map(|(user, _)| user.clone())
         else {
             return;
         };
-        let theirs = self.put_away.iter().filter(|(_, one)| one.user == user);
+        let theirs = self.idle.iter().filter(|(_, one)| one.user == user);
         if let Some(oldest) = theirs.min_by_key(|(_, one)| one.left).map(|(key, _)| *key) {
-            self.put_away.remove(&oldest);
+            self.idle.remove(&oldest);
         }
     }
 }
@@ -199,10 +199,11 @@ impl OpenPartial {
     /// is then shared.
     pub(super) fn clear(&mut self, path: &Path) -> Result<(), FilesError> {
         remove(path)?;
-        self.file = private::open(options().create_new(true), path).map_err(io("write", path))?;
+        self.file =
+            private::open(options().create_new(true), path).map_err(io_error("write", path))?;
         self.hasher.reset();
         self.at = 0;
-        self.stamp = stamp(&self.file.metadata().map_err(io("read", path))?);
+        self.stamp = stamp(&self.file.metadata().map_err(io_error("read", path))?);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::private::{self, DIR_MODE, FILE_MODE};
 /// Far above any certificate chain; a wrong path must not fill the memory.
 const MAX_FILE: u64 = 1 << 20;
 
-const OTHERS: u32 = 0o077;
+const OTHERS_MODE: u32 = 0o077;
 const WORLD: u32 = 0o007;
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
@@ -40,7 +40,7 @@ impl Folder {
         // Some network file systems cannot lock a directory. The lock only guards against a race of
         // two first starts; the server's own lock keeps a second server out.
         let _ = handle.lock();
-        tighten(&handle, path, DIR_MODE)?;
+        restrict_mode(&handle, path, DIR_MODE)?;
         // Existing files may be from a start that was killed between a rename and its sync; a
         // record depends on them from now on.
         private::sync_found(&handle, path)?;
@@ -71,7 +71,7 @@ impl Folder {
     ) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
         let path = self.path(name);
         let Some(mut file) = open(&path)? else { return Ok(None) };
-        tighten(&file, &path, FILE_MODE)?;
+        restrict_mode(&file, &path, FILE_MODE)?;
         read(&mut file, &path).map(Some)
     }
 
@@ -124,9 +124,9 @@ fn read(file: &mut File, path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityErro
 }
 
 /// Removes the permissions of other users, with a warning: they may have read the file already.
-fn tighten(file: &File, path: &Path, mode: u32) -> Result<(), IdentityError> {
+fn restrict_mode(file: &File, path: &Path, mode: u32) -> Result<(), IdentityError> {
     let found = file.metadata().map_err(failed("read", path))?.permissions().mode() & 0o7777;
-    if found & OTHERS == 0 {
+    if found & OTHERS_MODE == 0 {
         return Ok(());
     }
     let found = format!("{found:o}");

@@ -277,10 +277,10 @@ fn identity__setup_of_wrong_length_is_refused_unchanged() {
         fs::write(case.path(SETUP), vec![1; length]).unwrap();
         let error = case.refusal();
         assert!(matches!(error, IdentityError::Setup { got, .. } if got == length), "{error}");
-        let told = error.to_string();
+        let message = error.to_string();
         assert!(
-            told.contains("opaque-setup") && told.contains(&format!("{length} bytes")),
-            "{told}"
+            message.contains("opaque-setup") && message.contains(&format!("{length} bytes")),
+            "{message}"
         );
         assert_eq!(fs::read(case.path(SETUP)).unwrap().len(), length);
     }
@@ -327,8 +327,8 @@ fn identity__key_mismatch_error_names_both_files() {
     fs::write(case.path(KEY), pair(|_| ()).1).unwrap();
     let error = case.refusal();
     assert!(matches!(error, IdentityError::Mismatch { .. }));
-    let told = error.to_string();
-    assert!(told.contains(KEY) && told.contains(CERT), "{told}");
+    let message = error.to_string();
+    assert!(message.contains(KEY) && message.contains(CERT), "{message}");
 }
 
 #[test]
@@ -524,8 +524,8 @@ fn reload__valid_pair_is_used_and_invalid_keeps_old() {
     for (cert, key, words) in cases {
         fs::write(&own.cert, cert).unwrap();
         fs::write(&own.key, key).unwrap();
-        let told = identity.reload(case.now).unwrap_err().to_string();
-        assert!(words.iter().all(|word| told.contains(word)), "{told}");
+        let message = identity.reload(case.now).unwrap_err().to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
         assert_eq!(identity.pin(), old);
     }
 
@@ -545,8 +545,8 @@ fn reload__self_signed_certificate_is_renewed_if_due() {
     assert_eq!(cert.pin(), pin);
     assert_eq!(cert.check_time(end + DAY), Ok(()));
     fs::remove_file(case.path(KEY)).unwrap();
-    let told = identity.reload(case.now).unwrap_err().to_string();
-    assert!(told.contains(KEY), "{told}");
+    let message = identity.reload(case.now).unwrap_err().to_string();
+    assert!(message.contains(KEY), "{message}");
     assert_eq!(identity.pin(), pin);
 }
 

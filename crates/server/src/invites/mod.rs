@@ -8,7 +8,7 @@ use twinlock_core::handshake::self_register;
 use twinlock_core::id::{InviteId, Name};
 use twinlock_core::keys::InviteSecret;
 use twinlock_core::proto::RefusalReason;
-use twinlock_store::{InviteTerms, NewInvite, Role};
+use twinlock_store::{InviteTerms, PreparedInvite, UserRole};
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
@@ -20,7 +20,7 @@ use crate::refusal::{RequestRefusal, storage};
 pub(crate) async fn make(
     admission: &Admission,
     record: &Record,
-    role: Role,
+    role: UserRole,
     user: Option<Name>,
     seconds: u64,
     made_by: Option<Name>,
@@ -42,7 +42,7 @@ pub(crate) async fn make(
         .map_err(|_| RequestRefusal::from(RefusalReason::Storage))?
         .to_vec();
     let terms = InviteTerms { role, user, expires_ms };
-    let invite = NewInvite { id, record: opaque_record, terms, made_by, created_ms };
+    let invite = PreparedInvite { id, record: opaque_record, terms, made_by, created_ms };
     record.store.add_invite(invite).await.map_err(|e| storage(&e))?;
     Ok((id, InviteSecret::new(&secret), expires_ms))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use twinlock_core::id::{CredentialId, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
-use twinlock_store::Role;
+use twinlock_store::UserRole;
 use zeroize::Zeroizing;
 
 use super::make;
@@ -14,7 +14,7 @@ use crate::private;
 use crate::record::Record;
 
 /// Maximum size of the file, bytes: an invite link with a long host name.
-const LONGEST: u64 = 1024;
+const MAX_BYTES: u64 = 1024;
 
 fn path(data: &Path) -> PathBuf {
     data.join("owner-invite")
@@ -37,9 +37,9 @@ pub(crate) async fn invite(
     let path = path(&config.data);
     let kept = read(&path);
     let (id, secret) = match kept.as_ref().and_then(|text| InviteLink::parse(text.trim()).ok()) {
-        Some(link) if works(admission, record, &link).await? => (link.id, link.secret),
+        Some(link) if is_usable(admission, record, &link).await? => (link.id, link.secret),
         _ => {
-            let (id, secret, _) = make(admission, record, Role::Owner, None, 0, None)
+            let (id, secret, _) = make(admission, record, UserRole::Owner, None, 0, None)
                 .await
                 .map_err(|_| StartError::OwnerInvite)?;
             (id, secret)
@@ -63,7 +63,7 @@ pub(crate) async fn invite(
     Ok(Some(link))
 }
 
-async fn works(
+async fn is_usable(
     admission: &Admission,
     record: &Record,
     link: &InviteLink,
@@ -74,7 +74,7 @@ async fn works(
 
 /// Reads the file. An unreadable one counts as missing and is rewritten.
 fn read(path: &Path) -> Option<Zeroizing<String>> {
-    let mut bytes = private::read(path, LONGEST).ok()??;
+    let mut bytes = private::read(path, MAX_BYTES).ok()??;
     String::from_utf8(std::mem::take(&mut *bytes)).ok().map(Zeroizing::new)
 }
 

@@ -27,7 +27,7 @@ const UNINDEXED: u64 = 1 << 20;
 /// Burst of the slow rate, in seconds of the rate.
 const SLOW_BURST: u64 = 4;
 /// Maximum wait before the index is checked again.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Size of the record's unindexed part, bytes.
 #[derive(Clone)]
@@ -41,7 +41,7 @@ impl fmt::Debug for Unindexed {
 
 /// The accounts of all users who have written.
 #[derive(Debug)]
-pub(crate) struct Accounts {
+pub(crate) struct AccountTable {
     rates: Rates,
     unindexed: Unindexed,
     began: Instant,
@@ -92,14 +92,14 @@ struct RateBucket {
     at: Instant,
 }
 
-/// The day's quota is exceeded; `again` is the time until part of it is free.
+/// The day's quota is exceeded; `retry_after` is the time until part of it is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverQuota {
-    pub(crate) most: u64,
-    pub(crate) again: Duration,
+    pub(crate) max: u64,
+    pub(crate) retry_after: Duration,
 }
 
-impl Accounts {
+impl AccountTable {
     pub(crate) fn new(limits: &Limits, unindexed: Unindexed) -> Self {
         // A bucket without any burst would always be empty.
         let burst = limits.text_burst.max(1);
@@ -141,7 +141,7 @@ impl Account {
         if (self.unindexed.0)() <= UNINDEXED {
             return None;
         }
-        books.slow.wait(self.rates.slow, now).map(|wait| wait.min(LOOK))
+        books.slow.wait(self.rates.slow, now).map(|wait| wait.min(CHECK_INTERVAL))
     }
 
     /// Charges text that is about to be recorded.
@@ -150,14 +150,14 @@ impl Account {
     /// [`OverQuota`]; nothing is charged then.
     pub(crate) fn write(&self, bytes: u64, now: Instant) -> Result<(), OverQuota> {
         let mut books = self.lock();
-        let most = self.rates.day;
-        if most > 0 {
+        let max = self.rates.day;
+        if max > 0 {
             let hour = now.saturating_duration_since(self.began).as_secs() / HOUR;
-            books.turn_to(hour);
+            books.advance_to(hour);
             let written = books.hours.iter().fold(0, |sum: u64, hour| sum.saturating_add(*hour));
-            if written.saturating_add(bytes) > most {
+            if written.saturating_add(bytes) > max {
                 let end = self.began + Duration::from_secs((hour + 1).saturating_mul(HOUR));
-                return Err(OverQuota { most, again: end.saturating_duration_since(now) });
+                return Err(OverQuota { max, retry_after: end.saturating_duration_since(now) });
             }
             books.change_hour(|written| written.saturating_add(bytes));
         }
@@ -195,7 +195,7 @@ impl Account {
 
 impl Books {
     /// Clears the hours that are a day old.
-    fn turn_to(&mut self, hour: u64) {
+    fn advance_to(&mut self, hour: u64) {
         let passed = hour.saturating_sub(self.hour).min(HOURS as u64);
         for back in 0..passed {
             if let Some(slot) = self.hours.get_mut(slot(hour - back)) {

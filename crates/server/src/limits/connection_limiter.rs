@@ -38,8 +38,8 @@ pub(crate) struct ConnectionLimiter(Arc<LimiterState>);
 
 #[derive(Debug)]
 struct LimiterState {
-    most: usize,
-    most_per_origin: usize,
+    max_slots: usize,
+    max_per_source: usize,
     /// Names of the two limits.
     names: [LimitName; 2],
     /// Age from which on a slot may be evicted for the total limit.
@@ -50,7 +50,7 @@ struct LimiterState {
 #[derive(Debug, Default)]
 struct TakenSlots {
     /// Number of slots ever taken.
-    ever: u64,
+    next_number: u64,
     /// Slots by their number, and so by age.
     slots: BTreeMap<u64, Slot>,
 }
@@ -58,7 +58,7 @@ struct TakenSlots {
 #[derive(Debug)]
 struct Slot {
     since: Instant,
-    origin: Option<SourcePrefix>,
+    source: Option<SourcePrefix>,
     rank: Rank,
     evict: oneshot::Sender<LimitName>,
 }
@@ -87,17 +87,17 @@ impl Eviction {
 impl ConnectionLimiter {
     /// Creates the slots of a listener.
     ///
-    /// `names`: the settings for `most` and `most_per_origin`. `grace`: the age from which on a
+    /// `names`: the settings for `max_slots` and `max_per_source`. `grace`: the age from which on a
     /// slot may be evicted for the total limit.
     pub(crate) fn new(
-        most: usize,
-        most_per_origin: usize,
+        max_slots: usize,
+        max_per_source: usize,
         names: [LimitName; 2],
         grace: Duration,
     ) -> Self {
         Self(Arc::new(LimiterState {
-            most,
-            most_per_origin,
+            max_slots,
+            max_per_source,
             names,
             grace,
             taken: Mutex::default(),
@@ -112,13 +112,13 @@ impl ConnectionLimiter {
         let [limit, _] = self.0.names;
         let old = |slot: &Slot| now.saturating_duration_since(slot.since) >= self.0.grace;
         let mut taken = self.0.taken();
-        if taken.slots.len() >= self.0.most && !taken.evict(limit, old) {
+        if taken.slots.len() >= self.0.max_slots && !taken.evict(limit, old) {
             return Err(limit);
         }
-        let number = taken.ever;
-        taken.ever += 1;
+        let number = taken.next_number;
+        taken.next_number += 1;
         let (evict, eviction) = oneshot::channel();
-        taken.slots.insert(number, Slot { since: now, origin: None, rank: Rank::Idle, evict });
+        taken.slots.insert(number, Slot { since: now, source: None, rank: Rank::Idle, evict });
         Ok((Permit { slots: self.0.clone(), number }, Eviction(eviction)))
     }
 }
@@ -128,21 +128,21 @@ impl Permit {
     ///
     /// # Errors
     /// The limit, if all slots of the address are taken and held, or if this slot was evicted.
-    pub(crate) fn comes_from(&self, origin: SourcePrefix) -> Result<(), LimitName> {
+    pub(crate) fn comes_from(&self, source: SourcePrefix) -> Result<(), LimitName> {
         let [all, limit] = self.slots.names;
         let mut taken = self.slots.taken();
         match taken.slots.get(&self.number) {
             None => return Err(all),
-            Some(slot) if slot.origin == Some(origin) => return Ok(()),
+            Some(slot) if slot.source == Some(source) => return Ok(()),
             Some(_) => {}
         }
-        let from_there = |slot: &Slot| slot.origin == Some(origin);
-        let here = taken.slots.values().filter(|slot| from_there(slot)).count();
-        if here >= self.slots.most_per_origin && !taken.evict(limit, from_there) {
+        let same_source = |slot: &Slot| slot.source == Some(source);
+        let of_source = taken.slots.values().filter(|slot| same_source(slot)).count();
+        if of_source >= self.slots.max_per_source && !taken.evict(limit, same_source) {
             return Err(limit);
         }
         if let Some(slot) = taken.slots.get_mut(&self.number) {
-            slot.origin = Some(origin);
+            slot.source = Some(source);
         }
         Ok(())
     }
@@ -168,8 +168,9 @@ impl LimiterState {
 impl TakenSlots {
     /// Evicts the oldest slot of the lowest rank among those that `of` accepts. It is free at once.
     fn evict(&mut self, limit: LimitName, of: impl Fn(&Slot) -> bool) -> bool {
-        let may_go = self.slots.iter().filter(|(_, slot)| slot.rank < Rank::Held && of(slot));
-        let Some((&number, _)) = may_go.min_by_key(|(number, slot)| (slot.rank, **number)) else {
+        let evictable = self.slots.iter().filter(|(_, slot)| slot.rank < Rank::Held && of(slot));
+        let Some((&number, _)) = evictable.min_by_key(|(number, slot)| (slot.rank, **number))
+        else {
             return false;
         };
         if let Some(slot) = self.slots.remove(&number) {
@@ -194,7 +195,7 @@ mod tests {
 
     const NAMES: [LimitName; 2] = ["all", "address"];
 
-    fn origin(n: u8) -> SourcePrefix {
+    fn source(n: u8) -> SourcePrefix {
         SourcePrefix::of([192, 0, 2, n].into())
     }
 
@@ -239,7 +240,7 @@ mod tests {
         drop((a, c));
         // The limit of an address has no grace period.
         let (d, _d_out) = limiter.enter(now + grace).unwrap();
-        assert_eq!([b.comes_from(origin(1)), d.comes_from(origin(1))], [Ok(()); 2]);
+        assert_eq!([b.comes_from(source(1)), d.comes_from(source(1))], [Ok(()); 2]);
         assert_eq!(evicted(&mut b_out), Some("address"));
     }
 
@@ -248,8 +249,8 @@ mod tests {
         let limiter = ConnectionLimiter::new(1, 1, NAMES, Duration::ZERO);
         let (lost, _eviction) = limiter.enter(Instant::now()).unwrap();
         let (here, mut here_out) = limiter.enter(Instant::now()).unwrap();
-        assert_eq!(here.comes_from(origin(1)), Ok(()));
-        assert_eq!(lost.comes_from(origin(1)), Err("all"));
+        assert_eq!(here.comes_from(source(1)), Ok(()));
+        assert_eq!(lost.comes_from(source(1)), Err("all"));
         drop(lost);
         assert_eq!(evicted(&mut here_out), None);
         drop(here);
@@ -265,20 +266,20 @@ mod tests {
             let (permit, eviction) = limiter.enter(Instant::now())?;
             permit.comes_from(from).map(|()| (permit, eviction))
         };
-        let (other, mut other_out) = enter(origin(2)).unwrap();
-        let (a, mut a_out) = enter(origin(1)).unwrap();
-        let (b, mut b_out) = enter(origin(1)).unwrap();
-        assert_eq!(a.comes_from(origin(1)), Ok(()));
+        let (other, mut other_out) = enter(source(2)).unwrap();
+        let (a, mut a_out) = enter(source(1)).unwrap();
+        let (b, mut b_out) = enter(source(1)).unwrap();
+        assert_eq!(a.comes_from(source(1)), Ok(()));
         assert_eq!(evicted(&mut a_out), None);
-        let (c, _c_out) = enter(origin(1)).unwrap();
+        let (c, _c_out) = enter(source(1)).unwrap();
         assert_eq!(evicted(&mut a_out), Some("address"));
         assert!(b.rise(Rank::Held) && c.rise(Rank::Held));
         assert_eq!(evicted(&mut b_out), None);
-        assert_eq!(enter(origin(1)).map(drop), Err("address"));
+        assert_eq!(enter(source(1)).map(drop), Err("address"));
         assert!(evicted(&mut other_out).is_none() && other.rise(Rank::Held));
         // Without an address, only the total limit applies.
         assert!(limiter.enter(Instant::now()).is_ok());
         drop((a, b));
-        assert!(enter(origin(1)).is_ok());
+        assert!(enter(source(1)).is_ok());
     }
 }

@@ -14,7 +14,7 @@ use super::SourcePrefix;
 /// Recent logins that are considered; about 60 bytes each.
 const LOGINS: usize = 256;
 /// Users behind an address from which on it counts as shared. A household has fewer.
-const MANY: usize = 5;
+const SHARED_USERS: usize = 5;
 
 /// The most recent logins: source and user.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Crowd {
         let logins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = || logins.iter().filter(|(from, _)| *from == source);
         here().count() > logins.len() / 2
-            && here().map(|(_, user)| user).collect::<HashSet<_>>().len() >= MANY
+            && here().map(|(_, user)| user).collect::<HashSet<_>>().len() >= SHARED_USERS
     }
 }
 
@@ -57,10 +57,10 @@ mod tests {
         assert!(!crowd.hides_many(source(1)));
         // A household: most logins, few users.
         for n in 0..1000 {
-            crowd.note(source(1), &name(n % (MANY - 1)));
+            crowd.note(source(1), &name(n % (SHARED_USERS - 1)));
         }
         assert!(!crowd.hides_many(source(1)));
-        crowd.note(source(1), &name(MANY));
+        crowd.note(source(1), &name(SHARED_USERS));
         assert!(crowd.hides_many(source(1)));
         assert!(!crowd.hides_many(source(2)));
         // Many users, but not most logins.

@@ -13,12 +13,12 @@ use lru::LruCache;
 use twinlock_core::id::DeviceId;
 
 /// Unfinished logins of a device within [`WINDOW`]. A client on a bad network makes a few.
-const MOST: u32 = 20;
+const MAX_UNFINISHED: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Devices remembered, least recently used first to go; about 100 bytes each.
-const KEPT: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+const TABLE_SIZE: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// Counted instead of a device that does not exist, so that the work is the same. Never drawn.
-const NOBODY: DeviceId = DeviceId([0; 16]);
+const UNUSED_ID: DeviceId = DeviceId([0; 16]);
 
 /// Unfinished logins by device.
 pub(crate) struct DeviceLogins(Mutex<LruCache<DeviceId, Unfinished>>);
@@ -31,20 +31,20 @@ struct Unfinished {
 
 impl DeviceLogins {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(KEPT)))
+        Self(Mutex::new(LruCache::new(TABLE_SIZE)))
     }
 
     /// Counts a login of this device. `false`: the device does not exist or has too many unfinished
     /// logins, so the login counts for its address.
     pub(crate) fn take(&self, device: &DeviceId, exists: bool, now: Instant) -> bool {
         let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = if exists { *device } else { NOBODY };
+        let key = if exists { *device } else { UNUSED_ID };
         let fresh = Unfinished { count: 0, since: now };
         let unfinished = devices.get_or_insert_mut(key, || fresh);
         if now.saturating_duration_since(unfinished.since) >= WINDOW {
             *unfinished = fresh;
         }
-        let free = unfinished.count < MOST;
+        let free = unfinished.count < MAX_UNFINISHED;
         unfinished.count = unfinished.count.saturating_add(u32::from(free));
         free && exists
     }
@@ -71,7 +71,7 @@ mod tests {
             assert!(devices.take(&a, true, now));
             devices.give_back(&a);
         }
-        for _ in 0..MOST {
+        for _ in 0..MAX_UNFINISHED {
             assert!(devices.take(&a, true, now));
         }
         assert!(!devices.take(&a, true, now + WINDOW / 2));

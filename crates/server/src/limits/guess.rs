@@ -30,12 +30,12 @@ use pace::{Guessed, LoginBucket, NameRun, Run};
 
 /// Names, sources and addresses remembered, each; least recently used first to go, about 100 bytes
 /// each.
-const KEPT: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+const TABLE_SIZE: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 /// Devices remembered. An attacker cannot invent them: each has logged in.
 const DEVICES: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
 /// Least recently used elements of a full table that are examined for one to evict: generated names
 /// must not evict the one that is being guessed.
-const LOOKED_THROUGH: usize = 16;
+const EVICTION_SCAN: usize = 16;
 
 /// A source of guesses at a name; `None`: all connections without a known address.
 type NameAndSource = (Name, Option<SourcePrefix>);
@@ -63,7 +63,7 @@ pub(crate) struct Guess<'a> {
     pub(crate) known: bool,
 }
 
-/// What was counted for one login.
+/// The guesses and logins that were counted for one login.
 #[derive(Debug)]
 #[must_use = "a success gives it back"]
 pub(crate) struct CountedLogin {
@@ -91,10 +91,10 @@ pub(crate) struct CountedStepUp {
 impl Guesses {
     pub(crate) fn new(logins_per_minute: u32) -> Self {
         Self {
-            sources: Mutex::new(LruCache::new(KEPT)),
-            names: Mutex::new(LruCache::new(KEPT)),
+            sources: Mutex::new(LruCache::new(TABLE_SIZE)),
+            names: Mutex::new(LruCache::new(TABLE_SIZE)),
             devices: Mutex::new(LruCache::new(DEVICES)),
-            by_address: Mutex::new(LruCache::new(KEPT)),
+            by_address: Mutex::new(LruCache::new(TABLE_SIZE)),
             per_minute: logins_per_minute.max(1),
             crowd: Crowd::default(),
         }
@@ -178,7 +178,7 @@ fn make_room<K: Hash + Eq, V: Guessed>(table: &mut LruCache<K, V>, key: &K, now:
     if table.len() < table.cap().get() || table.contains(key) {
         return;
     }
-    for _ in 0..LOOKED_THROUGH {
+    for _ in 0..EVICTION_SCAN {
         match table.pop_lru() {
             Some((guessed, run)) if run.is_guessed(now) => {
                 table.put(guessed, run);

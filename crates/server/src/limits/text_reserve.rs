@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 const RESERVE: u64 = 256 << 20;
 const RESERVE_PART: u64 = 80;
 /// How long a measurement of the disk is valid.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between measurements, however much text was written.
-const LEAST: Duration = Duration::from_millis(10);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// Approximate bytes on disk for a byte of text: its row, its WAL, its words.
 const COST: u64 = 4;
 
@@ -59,7 +59,9 @@ impl TextReserve {
         let fits = |last: &DiskMeasurement| {
             last.written.saturating_add(bytes).saturating_mul(COST) <= last.room
         };
-        if age.is_none_or(|age| age >= LOOK || (age >= LEAST && !fits(&last) && last.room > 0)) {
+        if age.is_none_or(|age| {
+            age >= CHECK_INTERVAL || (age >= MIN_CHECK_INTERVAL && !fits(&last) && last.room > 0)
+        }) {
             match rustix::fs::statvfs(&self.dir) {
                 Ok(disk) => {
                     let all = disk.f_blocks.saturating_mul(disk.f_frsize);
@@ -105,13 +107,13 @@ mod tests {
         assert_eq!(room.take(1, now), Err(AtReserve(u64::MAX)));
         // No new measurement within a second.
         room.reserve = Some(1);
-        assert!(room.take(1, now + LEAST).is_err());
-        room.take(1, now + LOOK).unwrap();
+        assert!(room.take(1, now + MIN_CHECK_INTERVAL).is_err());
+        room.take(1, now + CHECK_INTERVAL).unwrap();
         // Half of the free space is too much, with the cost of text. The next measurement shows
         // that the space is still free.
         let much = free(&room) / 2;
-        assert!(room.take(much, now + LOOK).is_err());
-        room.take(1, now + LOOK * 2).unwrap();
+        assert!(room.take(much, now + CHECK_INTERVAL).is_err());
+        room.take(1, now + CHECK_INTERVAL * 2).unwrap();
         let none = TextReserve::new(dir.path().to_owned(), Some(0));
         none.take(u64::MAX, now).unwrap();
     }

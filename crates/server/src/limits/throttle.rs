@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Minimum interval between two lines of a kind.
-const EACH: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The last line and the number of omitted ones, by kind.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ impl Throttle {
     /// Whether a line of this kind may be written now, and how many were omitted since the last
     /// one.
     pub(crate) fn pass(&self, kind: &'static str, now: Instant) -> Option<u64> {
-        self.pass_each(kind, EACH, now)
+        self.pass_each(kind, INTERVAL, now)
     }
 
     /// Like [`Throttle::pass`], with another interval.
@@ -76,10 +76,10 @@ mod tests {
         let now = Instant::now();
         assert_eq!(throttle.pass("a", now), Some(0));
         for _ in 0..7 {
-            assert_eq!(throttle.pass("a", now + EACH / 2), None);
+            assert_eq!(throttle.pass("a", now + INTERVAL / 2), None);
         }
         assert_eq!(throttle.pass("b", now), Some(0));
-        assert_eq!(throttle.pass("a", now + EACH), Some(7));
-        assert_eq!(throttle.pass("a", now + EACH * 2), Some(0));
+        assert_eq!(throttle.pass("a", now + INTERVAL), Some(7));
+        assert_eq!(throttle.pass("a", now + INTERVAL * 2), Some(0));
     }
 }

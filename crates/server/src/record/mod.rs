@@ -7,12 +7,12 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use twinlock_core::id::{ConversationId, CredentialId, Name};
 use twinlock_core::proto::{Limit, RefusalReason};
-use twinlock_store::{Form, LookedUp, Store, StoreError};
+use twinlock_store::{ConversationForm, LookedUp, Store, StoreError};
 
 use crate::barred::Barred;
 use crate::config::Config;
 use crate::files::{FilePolicy, LocalDisk};
-use crate::limits::accounts::{Account, Accounts, OverQuota, Unindexed};
+use crate::limits::accounts::{Account, AccountTable, OverQuota, Unindexed};
 use crate::limits::fair::{Fair, FairTurn};
 use crate::limits::text_reserve::{AtReserve, TextReserve};
 use crate::private::Failed;
@@ -27,13 +27,13 @@ pub(crate) struct Record {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) files: Arc<FilePolicy>,
     /// Rates and quotas of users.
-    pub(crate) accounts: Accounts,
+    pub(crate) accounts: AccountTable,
     /// Revocations that are not written yet.
     pub(crate) barred: Arc<Barred>,
     text_reserve: Arc<TextReserve>,
     /// Turns for reads of the record by sessions ([`Record::read`]). Fewer than the store's
     /// connections, so that sessions leave one to logins.
-    pub(crate) reads: Fair,
+    reads: Fair,
     /// Turns for searches.
     searches: Fair,
     names: Names,
@@ -62,7 +62,7 @@ impl Record {
         Ok(Self {
             store,
             files: Arc::new(files),
-            accounts: Accounts::new(limits, unindexed),
+            accounts: AccountTable::new(limits, unindexed),
             barred,
             text_reserve,
             reads: Fair::new(READS),
@@ -70,6 +70,11 @@ impl Record {
             names: Names::new(),
             runtime,
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> &Fair {
+        &self.reads
     }
 
     /// Reads the record for a session when it is `user`'s turn.
@@ -138,8 +143,8 @@ impl Record {
         }
         match account.map_or(Ok(()), |account| account.write(bytes, now)) {
             Ok(()) => Ok(()),
-            Err(OverQuota { most, again }) => {
-                Err(later(again.as_secs().max(1)).at(Limit::TextPerDay, most))
+            Err(OverQuota { max, retry_after }) => {
+                Err(later(retry_after.as_secs().max(1)).at(Limit::TextPerDay, max))
             }
         }
     }
@@ -159,8 +164,8 @@ impl Record {
         let read = self.read(user, |store| async move { store.conversation(&reader, id).await });
         let name: Arc<str> = match read.await {
             Ok(Some(conversation)) => match conversation.form {
-                Form::Room(name) => name.as_str().into(),
-                Form::Direct(other) => {
+                ConversationForm::Room(name) => name.as_str().into(),
+                ConversationForm::Direct(other) => {
                     format!("@{}+@{}", user.min(&other), user.max(&other)).into()
                 }
             },

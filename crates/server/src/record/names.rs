@@ -7,14 +7,14 @@ use lru::LruCache;
 use twinlock_core::id::ConversationId;
 
 /// Cached names; about 100 bytes each.
-const KEPT: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const CACHE_SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Names by conversation. A room keeps its name.
 pub(super) struct Names(Mutex<LruCache<ConversationId, Arc<str>>>);
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(KEPT)))
+        Self(Mutex::new(LruCache::new(CACHE_SIZE)))
     }
 
     pub(super) fn get(&self, id: ConversationId) -> Option<Arc<str>> {

@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use twinlock_store::{Store, StoreError};
 
 /// Interval between checks of the clock.
-const LOOK: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Smallest difference that is logged, ms.
 const LARGE: i128 = 60_000;
 /// Newest entries that are checked.
@@ -68,11 +68,11 @@ pub(super) async fn watch(store: &dyn Store) {
     watch_clock(store, Moment::now).await;
 }
 
-async fn watch_clock(store: &dyn Store, look: impl Fn() -> Moment) {
-    let mut before = look();
+async fn watch_clock(store: &dyn Store, read_clock: impl Fn() -> Moment) {
+    let mut before = read_clock();
     loop {
-        tokio::time::sleep(LOOK).await;
-        let now = look();
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        let now = read_clock();
         let step = now.step_since(before);
         before = now;
         if step.abs() > LARGE {
@@ -106,19 +106,19 @@ mod tests {
         let host = TestServer::start().await;
         let log = Log::of(Level::WARN);
         tokio::time::pause();
-        let looks = Cell::new(0);
-        let look = || {
-            looks.set(looks.get() + 1);
-            let steady = looks.get() * 10_000;
+        let reads = Cell::new(0);
+        let read_clock = || {
+            reads.set(reads.get() + 1);
+            let steady = reads.get() * 10_000;
             // Set forward between the second reading and the third.
-            Moment { system: if looks.get() < 3 { steady } else { steady + 90_000 }, steady }
+            Moment { system: if reads.get() < 3 { steady } else { steady + 90_000 }, steady }
         };
         let watching = watch_clock(&*host.server().services.record.store, look);
         tokio::select! {
             () = watching => {}
-            () = tokio::time::sleep(5 * LOOK) => {}
+            () = tokio::time::sleep(5 * CHECK_INTERVAL) => {}
         }
-        assert!(looks.get() > 3);
+        assert!(reads.get() > 3);
         assert_eq!(log.with(&["clock was set", "seconds=90"]).len(), 1, "{}", log.text());
     }
 

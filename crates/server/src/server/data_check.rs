@@ -31,7 +31,11 @@ pub(super) enum StartKind {
 }
 
 /// Inspects the data directory and marks the beginning of a first start. Changes nothing else.
-pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<StartKind, StartError> {
+pub(super) fn inspect(
+    data: &Path,
+    config: &Config,
+    heads: &Heads,
+) -> Result<StartKind, StartError> {
     let marked = private::is_there(&data.join(MARK))?;
     if has_record(data)? {
         check_identity(data, config, heads, marked)?;
@@ -47,7 +51,7 @@ pub(super) fn look(data: &Path, config: &Config, heads: &Heads) -> Result<StartK
 }
 
 /// Completes a first start: from here on a missing record is a lost one.
-pub(super) fn begun(data: &Path) -> Result<(), Failed> {
+pub(super) fn complete_first_start(data: &Path) -> Result<(), Failed> {
     private::remove(&data.join(MARK))
 }
 
@@ -100,14 +104,14 @@ fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
     let files = data.join("files");
     for dir in listed(&files)? {
         let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let holds = match name {
+        let has_content = match name {
             "partial" => listed(&dir)?.iter().any(|user| !is_empty(user).unwrap_or(true)),
             // The first two hex digits of hashes.
             _ if name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit()) => !is_empty(&dir)?,
             // Not the server's, such as `lost+found` of a file system that is mounted here.
             _ => false,
         };
-        if holds {
+        if has_content {
             return Ok(Some(files));
         }
     }

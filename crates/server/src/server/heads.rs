@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
-use twinlock_store::{Limit, Newest, Store, StoreError};
+use twinlock_store::{Newest, ReadLimit, Store, StoreError};
 use twinlock_store_embedded::Expected;
 
 use crate::error::StartError;
@@ -28,7 +28,7 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 /// Newest entries that are considered; each conversation among them takes a line of 130 bytes.
 const ENTRIES: usize = 256;
 /// Maximum size of the file, bytes.
-const LONGEST: u64 = 128 * 1024;
+const MAX_BYTES: u64 = 128 * 1024;
 const FIRST_LINE: &str = "twinlock heads 1";
 
 /// Content of a head file.
@@ -59,7 +59,7 @@ impl Heads {
     }
 
     /// Undoes [`Heads::note_opening`] for a start that was refused after it.
-    pub(super) fn put_back(&self, data: &Path) {
+    pub(super) fn restore(&self, data: &Path) {
         if self.closed
             && let Err(Failed { error, path, .. }) = self.write(data, FILE)
         {
@@ -70,7 +70,7 @@ impl Heads {
     /// Reads the file. A damaged one counts as missing, with a warning.
     pub(super) fn read(data: &Path, file: &str) -> Result<Self, Failed> {
         let path = data.join(file);
-        let Some(text) = private::read(&path, LONGEST)? else { return Ok(Self::default()) };
+        let Some(text) = private::read(&path, MAX_BYTES)? else { return Ok(Self::default()) };
         let heads = std::str::from_utf8(&text).ok().and_then(Self::parse);
         if heads.is_none() {
             tracing::warn!(
@@ -135,13 +135,13 @@ impl Heads {
     async fn missing(&self, store: &dyn Store) -> Result<Vec<Newest>, StoreError> {
         let mut missing = Vec::new();
         for at in &self.newest {
-            let one = Limit { entries: 1, bytes: 1 };
-            let there = match store.read(at.conversation, at.n.saturating_sub(1), one).await {
+            let one = ReadLimit { entries: 1, bytes: 1 };
+            let present = match store.read(at.conversation, at.n.saturating_sub(1), one).await {
                 Ok(page) => page.entries.first().is_some_and(|e| e.n == at.n && e.link == at.link),
                 Err(StoreError::Damaged(_)) => false,
                 Err(error) => return Err(error),
             };
-            if !there {
+            if !present {
                 missing.push(*at);
             }
         }
@@ -208,7 +208,7 @@ async fn warn(lost: &[Newest], store: &dyn Store, path: &Path) -> Result<(), Sto
 }
 
 async fn head(store: &dyn Store, conversation: ConversationId) -> Result<u64, StoreError> {
-    match store.read(conversation, 0, Limit { entries: 1, bytes: 1 }).await {
+    match store.read(conversation, 0, ReadLimit { entries: 1, bytes: 1 }).await {
         Ok(page) => Ok(page.head),
         Err(StoreError::Damaged(_)) => Ok(0),
         Err(error) => Err(error),

@@ -104,8 +104,11 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
 pub(super) fn public_address(config: &Config, listening: SocketAddr) -> Address {
     if let Some(public) = &config.public {
         // A host that is valid in one address is valid with another port.
-        let moved = Address::new(public.host(), listening.port());
-        return moved.ok().filter(|_| config.public_port_follows).unwrap_or_else(|| public.clone());
+        let with_port = Address::new(public.host(), listening.port());
+        return with_port
+            .ok()
+            .filter(|_| config.public_port_follows)
+            .unwrap_or_else(|| public.clone());
     }
     let ip = listening.ip();
     let host = match listening {

@@ -40,12 +40,12 @@ impl Server {
         // Taken before the directory is inspected: another process may be creating it.
         let lock = RecordLock::take(&record_path(&data))?;
         let known = Heads::read(&data, heads::FILE)?;
-        let start = data_check::look(&data, &config, &known)?;
+        let start = data_check::inspect(&data, &config, &known)?;
         let (identity, setup) = open_identity(&config)?;
         let store = open_store(&config, &setup, lock, start, &known)?;
         let started = Self::start_on(config, identity, setup, store.clone(), &known, start).await;
         if started.is_err() && store.close().await.is_ok() {
-            known.put_back(&data);
+            known.restore(&data);
         }
         started
     }
@@ -91,7 +91,7 @@ impl Server {
         let mut heads = HeadFile::new(&data, key, self_made);
         if start == StartKind::First {
             heads.write(&*store).await?;
-            data_check::begun(&data)?;
+            data_check::complete_first_start(&data)?;
         } else {
             heads.try_write(&*store).await;
         }
@@ -165,7 +165,7 @@ fn open_store(
     start: StartKind,
     known: &Heads,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let options = twinlock_store_embedded::Options::new(setup.server_key(), setup.row_key());
+    let options = twinlock_store_embedded::StoreOptions::new(setup.server_key(), setup.row_key());
     let options = options.bounds(config.limits.bounds);
     if start == StartKind::Later {
         lock.check(&known.expected())?;
@@ -173,7 +173,7 @@ fn open_store(
     }
     EmbeddedStore::open_locked(lock, options).map(|store| -> Arc<dyn Store> { store }).map_err(
         |error| {
-            known.put_back(&config.data);
+            known.restore(&config.data);
             error.into()
         },
     )

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Mutex as AsyncMutex, broadcast};
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use twinlock_store::{Published, Store};
 
@@ -21,7 +21,7 @@ const RENEWAL: Duration = Duration::from_secs(12 * 60 * 60);
 pub(super) fn spawn(
     services: &Services,
     identity: &Arc<Mutex<Identity>>,
-    heads: &Arc<AsyncMutex<HeadFile>>,
+    heads: &Arc<tokio::sync::Mutex<HeadFile>>,
     sweep: bool,
 ) -> JoinSet<()> {
     let Services { admission, record, bus, .. } = services;
@@ -39,7 +39,7 @@ pub(super) fn spawn(
     tasks
 }
 
-async fn keep_heads(store: &dyn Store, heads: &AsyncMutex<HeadFile>) {
+async fn keep_heads(store: &dyn Store, heads: &tokio::sync::Mutex<HeadFile>) {
     loop {
         tokio::time::sleep(heads::INTERVAL).await;
         heads.lock().await.try_write(store).await;

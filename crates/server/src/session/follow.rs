@@ -14,10 +14,10 @@ use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::pack::pack;
 use twinlock_core::proto::{self, item::What};
 use twinlock_core::session::Session;
-use twinlock_store::{Limit, Page, StoreError};
+use twinlock_store::{EntryPage, ReadLimit, StoreError};
 
 use super::frame_writer::{ENTRY_HEAD, FRAME_HEAD, FrameWriter};
-use crate::bus::{Bus, SessionHandle, Subscription, Tail};
+use crate::bus::{Bus, SessionHandle, Tail, TopicSubscription};
 use crate::convert;
 use crate::limits::throttle::log_fault;
 use crate::record::Record;
@@ -26,19 +26,19 @@ use crate::record::Record;
 /// keep the connection busy while the next entries are read.
 pub(crate) const ROOM: usize = 128 * 1024;
 /// Size of one read from the tail or the store: about a full frame.
-const PAGE: Limit = Limit { entries: 512, bytes: 64 * 1024 };
+const PAGE: ReadLimit = ReadLimit { entries: 512, bytes: 64 * 1024 };
 
 #[derive(Default)]
 pub(crate) struct Cursors {
     at: HashMap<ConversationId, Cursor>,
     /// Conversations that may have new entries in memory.
-    behind: BTreeSet<ConversationId>,
-    /// Conversations whose next entries are only in the store. Disjoint from `behind`.
+    pending: BTreeSet<ConversationId>,
+    /// Conversations whose next entries are only in the store. Disjoint from `pending`.
     stored: BTreeSet<ConversationId>,
     /// The page that is being read for one of them.
     reading: Option<PageInProgress>,
     /// A cursor pauses because of the backlog.
-    stuffed: bool,
+    paused: bool,
     /// The conversation served last. They take turns, so that a busy one does not starve the
     /// others.
     served: ConversationId,
@@ -46,7 +46,7 @@ pub(crate) struct Cursors {
 
 struct Cursor {
     position: u64,
-    following: Subscription,
+    following: Box<dyn TopicSubscription>,
 }
 
 /// A page that is being read.
@@ -54,14 +54,14 @@ struct PageInProgress {
     conversation: ConversationId,
     /// Position of the cursor that the page continues.
     position: u64,
-    page: BoxFuture<'static, Result<Page, StoreError>>,
+    page: BoxFuture<'static, Result<EntryPage, StoreError>>,
 }
 
 /// A page that was read.
 pub(crate) struct ReadPage {
     conversation: ConversationId,
     position: u64,
-    page: Result<Page, StoreError>,
+    page: Result<EntryPage, StoreError>,
 }
 
 /// `Item` with `Entries` in the protocol's encoding, built from encoded entries, which are the same
@@ -108,14 +108,14 @@ impl Cursors {
     /// Forgets pending entries of this conversation, and the page in progress, which continues a
     /// cursor that is gone.
     fn forget_new_entries(&mut self, conversation: ConversationId) {
-        self.behind.remove(&conversation);
+        self.pending.remove(&conversation);
         self.stored.remove(&conversation);
         self.reading.take_if(|reading| reading.conversation == conversation);
     }
 
-    /// Whether following this conversation would exceed `most`.
-    pub(crate) fn is_full(&self, conversation: ConversationId, most: usize) -> bool {
-        self.at.len() >= most && !self.at.contains_key(&conversation)
+    /// Whether following this conversation would exceed `max`.
+    pub(crate) fn is_full(&self, conversation: ConversationId, max: usize) -> bool {
+        self.at.len() >= max && !self.at.contains_key(&conversation)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -127,17 +127,17 @@ impl Cursors {
         for conversation in &conversations {
             self.stored.remove(conversation);
         }
-        self.behind.append(&mut conversations);
+        self.pending.append(&mut conversations);
     }
 
     /// Whether a cursor has entries to send.
-    pub(crate) fn are_behind(&self) -> bool {
-        !self.behind.is_empty() || !self.stored.is_empty() || self.reading.is_some()
+    pub(crate) fn have_entries(&self) -> bool {
+        !self.pending.is_empty() || !self.stored.is_empty() || self.reading.is_some()
     }
 
     /// Whether a cursor could send more with a smaller backlog.
     pub(crate) fn want_room(&self) -> bool {
-        self.stuffed
+        self.paused
     }
 
     /// Backlog, in bytes, from which on the cursors pause. Space is reserved for the page in
@@ -194,7 +194,7 @@ impl Cursors {
         cursor.position += page.entries.len() as u64;
         // Later entries may be in memory by now.
         self.stored.remove(&conversation);
-        self.behind.insert(conversation);
+        self.pending.insert(conversation);
         let encode = |entry| Bytes::from(convert::entry(entry).encode_to_vec());
         let _ended = writer.flush(session);
         send(conversation, page.entries.iter().map(encode).collect(), session);
@@ -204,24 +204,24 @@ impl Cursors {
     /// Sends entries from memory and starts to read the next page of the store, until the backlog
     /// is full.
     ///
-    /// A cursor that pauses does not look for entries, and so gets no second signal. `waits`
+    /// A cursor that pauses does not look for entries, and so gets no second signal. `is_deferred`
     /// selects conversations that are not served now.
-    pub(crate) fn pump(
+    pub(crate) fn send_entries(
         &mut self,
         record: &Arc<Record>,
         user: &Name,
         session: &mut Session,
         writer: &mut FrameWriter,
-        waits: impl Fn(ConversationId) -> bool,
+        is_deferred: impl Fn(ConversationId) -> bool,
     ) {
-        self.stuffed = false;
+        self.paused = false;
         while session.is_open()
-            && let Some(conversation) = self.next(&waits)
+            && let Some(conversation) = self.next(&is_deferred)
         {
             // A session that has ended accepts nothing; its driver notices the end.
             let _ended = writer.flush(session);
             if session.outgoing().len() >= self.room() {
-                self.stuffed = true;
+                self.paused = true;
                 return;
             }
             self.served = conversation;
@@ -230,7 +230,7 @@ impl Cursors {
                 continue;
             };
             // Before the read: entries that arrive during it signal the session again.
-            cursor.following.look();
+            cursor.following.begin_read();
             match cursor.following.after(cursor.position, PAGE.entries, PAGE.bytes) {
                 Tail::UpToDate => self.forget_new_entries(conversation),
                 Tail::Entries(entries) if entries.is_empty() => {
@@ -239,12 +239,12 @@ impl Cursors {
                 Tail::Entries(entries) => {
                     cursor.position += entries.len() as u64;
                     self.forget_new_entries(conversation);
-                    self.behind.insert(conversation);
+                    self.pending.insert(conversation);
                     send(conversation, entries, session);
                 }
                 Tail::Behind => {
                     let position = cursor.position;
-                    self.behind.remove(&conversation);
+                    self.pending.remove(&conversation);
                     if self.reading.is_some() {
                         self.stored.insert(conversation);
                     } else {
@@ -257,13 +257,13 @@ impl Cursors {
     }
 
     /// The next conversation in turn, after the one served last.
-    fn next(&self, waits: impl Fn(ConversationId) -> bool) -> Option<ConversationId> {
+    fn next(&self, is_deferred: impl Fn(ConversationId) -> bool) -> Option<ConversationId> {
         let from = |first: ConversationId| {
             let next = |set: &BTreeSet<ConversationId>| {
-                set.range(first..).copied().find(|&conversation| !waits(conversation))
+                set.range(first..).copied().find(|&conversation| !is_deferred(conversation))
             };
             let stored = if self.reading.is_none() { next(&self.stored) } else { None };
-            next(&self.behind).into_iter().chain(stored).min()
+            next(&self.pending).into_iter().chain(stored).min()
         };
         from(self.served.saturating_add(1)).or_else(|| from(0))
     }

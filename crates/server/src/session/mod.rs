@@ -41,7 +41,7 @@ use crate::services::Services;
 use serve_loop::SessionLoop;
 
 /// Timeout for a peer that answers nothing, not even TCP keep-alive probes.
-const UNANSWERED: Duration = Duration::from_secs(60);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Name of a limit that has no setting, for the log.
 const LOGIN_DEADLINE: LimitName = "time for HELLO or PROOF";
 
@@ -135,18 +135,21 @@ async fn arrive(
     }
 }
 
-/// Makes the system end a connection whose peer answers nothing for [`UNANSWERED`], even while the
-/// server reads nothing from it and therefore sees no PONG.
+/// Makes the system end a connection whose peer answers nothing for [`TCP_USER_TIMEOUT`], even
+/// while the server reads nothing from it and therefore sees no PONG.
 fn keep_alive(socket: &TcpStream) -> io::Result<()> {
     // Idle for half of the time, then three probes in the other half.
-    let probes = UNANSWERED / 6;
-    sockopt::set_tcp_keepidle(socket, UNANSWERED / 2)?;
+    let probes = TCP_USER_TIMEOUT / 6;
+    sockopt::set_tcp_keepidle(socket, TCP_USER_TIMEOUT / 2)?;
     sockopt::set_tcp_keepintvl(socket, probes)?;
     sockopt::set_tcp_keepcnt(socket, 3)?;
     sockopt::set_socket_keepalive(socket, true)?;
     // While bytes are unacknowledged the system sends no probes; this timeout applies instead.
     #[cfg(target_os = "linux")]
-    sockopt::set_tcp_user_timeout(socket, u32::try_from(UNANSWERED.as_millis()).unwrap_or(0))?;
+    sockopt::set_tcp_user_timeout(
+        socket,
+        u32::try_from(TCP_USER_TIMEOUT.as_millis()).unwrap_or(0),
+    )?;
     Ok(())
 }
 

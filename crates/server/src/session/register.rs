@@ -1,4 +1,4 @@
-//! Registration (section 8), one object for each session. What is registered is fixed when it
+//! Registration (section 8), one object for each session. The registration is fixed when it
 //! begins and not read from the client again.
 //!
 //! Evaluating a request for an id is one guess at that id's password for any holder of a CHALLENGE
@@ -15,7 +15,8 @@ use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::opaque::{RECORD, REQUEST, ServerSetup};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_store::{
-    Credential, Holder, InviteTerms, NewDevice, Person, Registered, Registration as NewUser, Role,
+    Holder, InviteTerms, NewDevice, Registered, Registration, StoredCredential, StoredPerson,
+    UserRole,
 };
 use twinlock_transport::OsEntropy;
 
@@ -29,7 +30,7 @@ use crate::refusal::{RequestRefusal, bad_name, refuse, storage};
 use crate::services::Services;
 
 /// Registrations that may be begun in one session.
-const MOST: u32 = 8;
+const MAX_REGISTRATIONS: u32 = 8;
 /// Maximum length of a device's label, bytes; longer labels are cut.
 const LABEL: usize = 64;
 
@@ -80,16 +81,16 @@ impl Registrations {
         }
     }
 
-    /// Fixes what is registered, and draws the device's id.
+    /// Fixes the registration, and draws the device's id.
     async fn begin(
         &mut self,
         services: &Services,
         wanted: proto::RegisterBegin,
     ) -> Result<Answered, RequestRefusal> {
         self.open = None;
-        if self.begun >= MOST {
+        if self.begun >= MAX_REGISTRATIONS {
             return Err(RequestRefusal::from(RefusalReason::NotAllowed)
-                .at(proto::Limit::Registrations, MOST));
+                .at(proto::Limit::Registrations, MAX_REGISTRATIONS));
         }
         self.begun += 1;
         if !wanted.password && !wanted.device {
@@ -195,7 +196,8 @@ impl Registrations {
         let now_ms = services.env.now_ms();
         match &self.registrar {
             Registrar::Invite(invite, _) => {
-                let registration = NewUser { invite: *invite, user: open.user, password, device };
+                let registration =
+                    Registration { invite: *invite, user: open.user, password, device };
                 let done = services.record.store.register(registration, now_ms).await;
                 match done.map_err(|e| storage(&e))? {
                     Registered::Done(person) => {
@@ -243,7 +245,7 @@ impl Registrations {
         let id = CredentialId::Invite(*id);
         let invite = services.record.store.credential(&id, services.env.now_ms()).await;
         let invite = invite.map_err(|e| storage(&e))?;
-        if !matches!(invite, Some(Credential { holder: Holder::Invite(_), .. })) {
+        if !matches!(invite, Some(StoredCredential { holder: Holder::Invite(_), .. })) {
             return refuse(RefusalReason::AlreadyUsed);
         }
         let taken = services.record.store.person(user).await.map_err(|e| storage(&e))?;
@@ -252,9 +254,9 @@ impl Registrations {
 }
 
 /// Logs a registration, and removes the owner invite once the owner has registered.
-fn registered(env: &Env, person: &Person) {
+fn registered(env: &Env, person: &StoredPerson) {
     tracing::info!(user = %person.user, "registered");
-    if person.role == Role::Owner {
+    if person.role == UserRole::Owner {
         owner::forget(&env.config.data);
     }
 }

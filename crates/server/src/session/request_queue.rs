@@ -1,8 +1,8 @@
 //! The request queue: requests that were received and not started, in order.
 //!
 //! Frames are kept encoded and decoded one at a time: a request of two bytes takes a hundred once
-//! decoded. A connection reads ahead until [`AHEAD`] bytes are queued, so the queue is bounded by
-//! that and one read. File acknowledgements wait only for the frames before theirs.
+//! decoded. A connection reads ahead until [`MAX_BYTES`] bytes are queued, so the queue is bounded
+//! by that and one read. File acknowledgements wait only for the frames before theirs.
 
 use std::collections::VecDeque;
 
@@ -12,10 +12,10 @@ use twinlock_core::proto::{FileAck, Request, ToServer};
 
 /// Maximum requests in a frame, and maximum acknowledgements. An append takes at least 30 bytes, so
 /// a frame of appends has fewer.
-const MOST: usize = 2048;
+const MAX_REQUESTS: usize = 2048;
 /// Bytes of queued frames beyond which the connection reads nothing more. Enough that a client that
 /// pipelines requests always has one queued; more only delays backpressure.
-const AHEAD: usize = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 /// Overhead of a queued frame, bytes.
 const FRAME: usize = 64;
 
@@ -43,7 +43,7 @@ impl RequestQueue {
 
     /// Whether the queue is full, so that nothing more should be read.
     pub(crate) fn is_full(&self) -> bool {
-        self.waiting + self.current >= AHEAD
+        self.waiting + self.current >= MAX_BYTES
     }
 
     /// Drops all queued requests.
@@ -65,7 +65,7 @@ impl RequestQueue {
             self.waiting = self.waiting.saturating_sub(self.current);
             let ToServer { requests, mut file_acks } =
                 ToServer::decode(body).map_err(|_| MalformedRequests)?;
-            if requests.len() > MOST || file_acks.len() > MOST {
+            if requests.len() > MAX_REQUESTS || file_acks.len() > MAX_REQUESTS {
                 return Err(MalformedRequests);
             }
             self.decoded = requests.into();
@@ -130,7 +130,7 @@ mod tests {
             frames += 1;
         }
         let each = body(0..100).len() + FRAME;
-        assert_eq!(frames, AHEAD.div_ceil(each));
+        assert_eq!(frames, MAX_BYTES.div_ceil(each));
         // A frame counts until its last request is taken.
         for _ in 0..100 {
             assert!(queue.is_full());
@@ -142,7 +142,7 @@ mod tests {
             queue.pop();
         }
         assert!(queue.is_empty() && queue.waiting == 0 && queue.current == 0);
-        queue.push(&vec![0; AHEAD]);
+        queue.push(&vec![0; MAX_BYTES]);
         assert!(queue.is_full());
         queue.clear();
         assert!(queue.is_empty() && !queue.is_full());

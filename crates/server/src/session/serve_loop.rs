@@ -32,13 +32,13 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::time::{Instant, sleep_until};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_core::session::{Binding, SessionEvent};
 use twinlock_core::text::Untrusted;
-use twinlock_store::{Appended, Holder, Person};
+use twinlock_store::{Appended, Holder, StoredPerson};
 use twinlock_transport::connection::{Connection, HIGH_WATER, Wake};
 use twinlock_transport::transport::Transport;
 
@@ -63,7 +63,7 @@ use read_mode::{ReadMode, wait_for_peer};
 use updates::{ConversationLookup, next_read};
 
 /// Backlog of an ending session, in bytes, up to which it leaves the registry at once.
-const LITTLE: usize = 16 * 1024;
+const SMALL_BACKLOG: usize = 16 * 1024;
 /// Maximum length of the client's software name in the log, characters.
 const SOFTWARE: usize = 64;
 
@@ -72,7 +72,7 @@ const SOFTWARE: usize = 64;
 /// `Registrations` are `None` while the request in progress has them.
 enum Rights {
     /// Every request that the user's role allows, except enrolment of a device.
-    Device(Arc<Person>, DeviceId),
+    Device(Arc<StoredPerson>, DeviceId),
     /// Registration, and management of the user's own devices, for `Limits::fresh_password` after
     /// the login.
     Password(Name, Option<Registrations>),
@@ -133,7 +133,7 @@ impl<S: Transport> SessionLoop<S> {
         let who = |user: &Name, device: Option<&DeviceId>| AppendSender {
             user: user.clone(),
             sender: Sender::new(user, device).to_string().into(),
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             sid: Some(sid),
         };
         let log = match &holder {
@@ -212,13 +212,13 @@ impl<S: Transport> SessionLoop<S> {
         // A session with a large backlog stays registered until the backlog is written. So a client
         // cannot exceed its number of sessions, and their memory, by ending sessions in a flood.
         // With a small backlog a client can reconnect at once.
-        let handle = (connection.backlog() > LITTLE).then_some(handle);
-        let rest = async {
+        let handle = (connection.backlog() > SMALL_BACKLOG).then_some(handle);
+        let conclude_files = async {
             if let Some(files) = files {
                 files.conclude().await;
             }
         };
-        tokio::join!(send_close(connection, end), rest);
+        tokio::join!(send_close(connection, end), conclude_files);
         drop(handle);
     }
 
@@ -241,8 +241,8 @@ impl<S: Transport> SessionLoop<S> {
         }
         self.send_files(busy)?;
         // A connection that cannot be written is read regardless of its backlog.
-        let stuffed = self.connection.can_write() && self.connection.backlog() > HIGH_WATER;
-        let room = if stuffed && !self.queue.is_empty() {
+        let backlogged = self.connection.can_write() && self.connection.backlog() > HIGH_WATER;
+        let room = if backlogged && !self.queue.is_empty() {
             Some(HIGH_WATER)
         } else {
             let bytes = self.has_bytes() && !self.has_updates();
@@ -268,7 +268,7 @@ impl<S: Transport> SessionLoop<S> {
                 }
                 Some(finished) = next_finished(&mut self.in_progress) => return self.finish(finished),
                 Some(recorded) = self.appends.next() => return self.acknowledge(recorded),
-                Some(done) = next_done(&mut self.files) => return self.settle(done),
+                Some(done) = next_done(&mut self.files) => return self.complete_job(done),
                 read = next_read(&mut self.cursors, &mut self.lookup) => {
                     return self.send_read(read);
                 }
@@ -289,7 +289,7 @@ impl<S: Transport> SessionLoop<S> {
             }
             Some(finished) = next_finished(&mut self.in_progress) => self.finish(finished)?,
             Some(recorded) = self.appends.next() => self.acknowledge(recorded)?,
-            Some(done) = next_done(&mut self.files) => self.settle(done)?,
+            Some(done) = next_done(&mut self.files) => self.complete_job(done)?,
             read = next_read(&mut self.cursors, &mut self.lookup) => self.send_read(read)?,
             // Handled in the next turn.
             () = self.handle.woken() => {}
@@ -329,8 +329,8 @@ impl<S: Transport> SessionLoop<S> {
                     if binding == Binding::Cut {
                         tracing::warn!(%sid, "TLS is intercepted between this client and the server");
                     }
-                    let most = (&self.services.env.config.limits).into();
-                    let ready = self.services.bus.ready(&self.handle, &info.instance, most);
+                    let limits = (&self.services.env.config.limits).into();
+                    let ready = self.services.bus.ready(&self.handle, &info.instance, limits);
                     ready.map_err(SessionEnd::Close)?;
                 }
                 SessionEvent::Closed(code) => return Err(SessionEnd::Bye(code)),
@@ -399,11 +399,11 @@ impl<S: Transport> SessionLoop<S> {
                 write_text(&self.services.record, &person.user, entry);
             }
         }
-        if let Some(mut handing) = self.appends.begin(&self.services.record, batch) {
+        if let Some(mut append) = self.appends.begin(&self.services.record, batch) {
             // The recorder usually has room, so the first poll completes the hand-over.
-            match (&mut handing).now_or_never() {
-                Some(handed) => self.appends.handed(handed),
-                None => self.in_progress = Some(InProgress::handing(handing)),
+            match (&mut append).now_or_never() {
+                Some(handed) => self.appends.add_batch(handed),
+                None => self.in_progress = Some(InProgress::append(append)),
             }
         }
         Ok(())
@@ -414,7 +414,7 @@ impl<S: Transport> SessionLoop<S> {
         match finished {
             FinishedWork::Request(done) => self.answer(*done),
             FinishedWork::Handed(handed) => {
-                self.appends.handed(handed);
+                self.appends.add_batch(handed);
                 Ok(())
             }
             FinishedWork::Failed => Err(SessionEnd::Close(CloseCode::Internal)),

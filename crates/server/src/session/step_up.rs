@@ -4,9 +4,7 @@
 //! A second login would be subject to the limits by name and address, which outsiders can exhaust.
 //! Here guesses count by device, and only a holder of its secret can make them.
 
-use std::time::Instant;
-
-use tokio::time::Instant as Monotonic;
+use tokio::time::Instant;
 use twinlock_core::frame::{KE1, KE3};
 use twinlock_core::id::{CredentialId, DeviceId, Name, SessionId};
 use twinlock_core::opaque::RECORD;
@@ -26,7 +24,7 @@ use crate::refusal::{RequestRefusal, refuse, storage};
 use crate::services::Services;
 
 /// Step-ups per session. They take no login permit, since outsiders can exhaust those.
-const MOST: u32 = 8;
+const MAX_STEP_UPS: u32 = 8;
 
 /// The step-up state of one device session.
 pub(crate) struct SessionStepUp {
@@ -44,13 +42,13 @@ struct BegunStepUp {
     /// The OPAQUE record that the proof is checked against.
     record: Option<[u8; RECORD]>,
     taken: CountedStepUp,
-    at: Monotonic,
+    at: Instant,
 }
 
 struct ProvenPassword {
     /// The OPAQUE record that was proven. A change of the password ends step-ups of the old one.
     record: [u8; RECORD],
-    at: Monotonic,
+    at: Instant,
     registrations: Registrations,
 }
 
@@ -68,13 +66,14 @@ impl SessionStepUp {
         want: proto::StepUpBegin,
     ) -> RequestResult {
         self.begun = None;
-        if self.count >= MOST {
+        if self.count >= MAX_STEP_UPS {
             return refuse(RefusalReason::NotAllowed);
         }
         self.count += 1;
         let malformed = RequestRefusal::from(RefusalReason::Malformed);
         let ke1: &[u8; KE1] = want.ke1.as_ref().try_into().map_err(|_| malformed)?;
-        let taken = services.admission.guesses.take_by_device(&self.device, Instant::now());
+        let taken =
+            services.admission.guesses.take_by_device(&self.device, std::time::Instant::now());
         let taken = taken.map_err(|wait| {
             tracing::info!(user = %self.user, device = %self.device, "too many wrong passwords");
             RequestRefusal::for_now(RefusalReason::Busy, u32::from(wait.0))
@@ -91,7 +90,7 @@ impl SessionStepUp {
             &mut OsEntropy,
         );
         let (state, ke2) = started.map_err(|_| malformed)?;
-        self.begun = Some(BegunStepUp { state, record, taken, at: Monotonic::now() });
+        self.begun = Some(BegunStepUp { state, record, taken, at: Instant::now() });
         Ok(Answered::StepUpChallenge(proto::StepUpChallenge { ke2: copy(&ke2) }))
     }
 
@@ -116,12 +115,15 @@ impl SessionStepUp {
         admission.guesses.give_back_to_device(taken);
         tracing::info!(user = %self.user, device = %self.device, "password proven");
         let registrations = Registrations::new(Registrar::User(self.user.clone()), None);
-        self.proven = Some(ProvenPassword { record, at: Monotonic::now(), registrations });
+        self.proven = Some(ProvenPassword { record, at: Instant::now(), registrations });
         done()
     }
 
     /// The proof, unless it has expired or the password has changed.
-    async fn fresh(&mut self, services: &Services) -> Result<&mut ProvenPassword, RequestRefusal> {
+    async fn fresh_proof(
+        &mut self,
+        services: &Services,
+    ) -> Result<&mut ProvenPassword, RequestRefusal> {
         let Some(proven) = &mut self.proven else { return refuse(RefusalReason::NotAllowed) };
         if proven.at.elapsed() > services.env.config.limits.fresh_password {
             return refuse(RefusalReason::LogInAgain);
@@ -145,7 +147,7 @@ impl SessionStepUp {
         services: &Services,
         want: &proto::RevokeDevice,
     ) -> RequestResult {
-        self.fresh(services).await?;
+        self.fresh_proof(services).await?;
         match DeviceId::from_slice(&want.device) {
             Some(id) => people::revoke_device(services, &self.user, &id).await,
             None => refuse(RefusalReason::Malformed),
@@ -159,7 +161,7 @@ impl SessionStepUp {
         this: &SessionHandle,
         op: Op,
     ) -> RequestResult {
-        let proven = self.fresh(services).await?;
+        let proven = self.fresh_proof(services).await?;
         match op {
             Op::RegisterBegin(want) if want.device => refuse(RefusalReason::NotAllowed),
             op => proven.registrations.request(services, this, op).await,

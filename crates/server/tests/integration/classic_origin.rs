@@ -6,7 +6,7 @@ use crate::common::classic::*;
 use crate::common::*;
 use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::classic::origin::Bridge;
 use twinlock_core::proto::{ClassicForm, RefusalReason};
 use twinlock_transport::OsEntropy;
@@ -58,7 +58,9 @@ async fn bridge__messages_pass_with_or_without_newline_and_split() {
     let patient = |config: &mut twinlock_server::Config| config.classic.pause = SOON;
     let Stage { host, mut ada, plain, mac } = stage(patient).await;
     let mut expected = Vec::new();
-    for (form, key, name) in [(Form::Origin, &plain, "old"), (Form::OriginHmac, &mac, "oldmac")] {
+    for (form, key, name) in
+        [(ClassicScheme::Origin, &plain, "old"), (ClassicScheme::OriginHmac, &mac, "oldmac")]
+    {
         let bridge = bridge(form, key);
         let mut io = try_bridge(&host).await.unwrap();
         let long = "x".repeat(6000);
@@ -111,7 +113,7 @@ async fn bridge__messages_pass_with_or_without_newline_and_split() {
 #[tokio::test]
 async fn bridge__message_followed_by_disconnect_is_recorded() {
     let Stage { host, mut ada, plain, .. } = stage(|_| ()).await;
-    let bridge = bridge(Form::Origin, &plain);
+    let bridge = bridge(ClassicScheme::Origin, &plain);
     for (text, end) in [("cut", ""), ("cut after its line", "\n")] {
         let mut io = try_bridge(&host).await.unwrap();
         send(&mut io, [&sealed(&bridge, text)[..], end.as_bytes()].concat()).await;
@@ -166,7 +168,8 @@ fn broken(plain: &Bridge, mac: &Bridge) -> Vec<(&'static str, Vec<u8>)> {
 #[tokio::test]
 async fn bridge__invalid_message_closes_silently_unrecorded() {
     let Stage { host, mut ada, plain, mac } = stage(|_| ()).await;
-    let (plain, mac) = (bridge(Form::Origin, &plain), bridge(Form::OriginHmac, &mac));
+    let (plain, mac) =
+        (bridge(ClassicScheme::Origin, &plain), bridge(ClassicScheme::OriginHmac, &mac));
     for (what, message) in broken(&plain, &mac) {
         for end in ["\n", ""] {
             let nothing = message.is_empty() && end.is_empty();
@@ -224,7 +227,7 @@ async fn bridge__tarpit_delays_few_failures_at_a_time() {
         failed.push(io);
     }
     // Other connections are served during that time.
-    let bridge = bridge(Form::Origin, &plain);
+    let bridge = bridge(ClassicScheme::Origin, &plain);
     let mut io = try_bridge(&host).await.unwrap();
     send(&mut io, sealed(&bridge, "hello")).await;
     answer(&mut io, &bridge).await;
@@ -244,7 +247,7 @@ async fn bridge__idle_and_partial_message_time_out() {
         let began = Instant::now();
         let mut io = try_bridge(&host).await.unwrap();
         if first {
-            let bridge = bridge(Form::Origin, &plain);
+            let bridge = bridge(ClassicScheme::Origin, &plain);
             send(&mut io, sealed(&bridge, "hello")).await;
             answer(&mut io, &bridge).await;
         }
@@ -255,7 +258,7 @@ async fn bridge__idle_and_partial_message_time_out() {
     let Stage { host, plain, .. } = stage(|_| ()).await;
     let mut io = try_bridge(&host).await.unwrap();
     let began = Instant::now();
-    send(&mut io, &sealed(&bridge(Form::Origin, &plain), "hello")[..20]).await;
+    send(&mut io, &sealed(&bridge(ClassicScheme::Origin, &plain), "hello")[..20]).await;
     assert_eq!(to_end(io).await, b"");
     assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
 }
@@ -291,7 +294,7 @@ async fn bridge__silent_connection_is_evicted_and_failed_is_not() {
     };
     let Stage { host, plain, .. } = stage(few).await;
     let mut known = try_bridge(&host).await.unwrap();
-    let bridge = bridge(Form::Origin, &plain);
+    let bridge = bridge(ClassicScheme::Origin, &plain);
     send(&mut known, sealed(&bridge, "here")).await;
     answer(&mut known, &bridge).await;
     // A failed message is delayed, and no other connection displaces it.
@@ -310,7 +313,8 @@ async fn bridge__silent_connection_is_evicted_and_failed_is_not() {
 #[tokio::test]
 async fn bridge__revoked_key_closes_connections_and_opens_none() {
     let Stage { host, mut ada, plain, mac } = stage(|_| ()).await;
-    let (old, oldmac) = (bridge(Form::Origin, &plain), bridge(Form::OriginHmac, &mac));
+    let (old, oldmac) =
+        (bridge(ClassicScheme::Origin, &plain), bridge(ClassicScheme::OriginHmac, &mac));
     let mut one = try_bridge(&host).await.unwrap();
     send(&mut one, sealed(&old, "one")).await;
     answer(&mut one, &old).await;
@@ -340,7 +344,7 @@ async fn bridge__concurrent_clients_get_their_answers() {
     let host = std::sync::Arc::new(host);
     let clients: Vec<_> = (0..100)
         .map(|client| {
-            let (host, bridge) = (host.clone(), bridge(Form::Origin, &plain));
+            let (host, bridge) = (host.clone(), bridge(ClassicScheme::Origin, &plain));
             tokio::spawn(async move {
                 let mut io = try_bridge(&host).await.unwrap();
                 for i in 0..10 {
@@ -371,8 +375,8 @@ async fn bridge__imported_key_serves_unchanged_client() {
     let (_, mut ada) = host.owner().await;
     let mut expected = Vec::new();
     for (form, wanted, called) in [
-        (Form::Origin, ClassicForm::Origin, "old"),
-        (Form::OriginHmac, ClassicForm::OriginHmac, "oldmac"),
+        (ClassicScheme::Origin, ClassicForm::Origin, "old"),
+        (ClassicScheme::OriginHmac, ClassicForm::OriginHmac, "oldmac"),
     ] {
         // The key that is built into the program, which has no other.
         let built_in = [wanted as u8; 32];

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::common::*;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{self, ClassicChannel, Form, Greeting};
+use twinlock_core::classic::{self, ClassicChannel, ClassicScheme, Greeting};
 use twinlock_core::frame::{CloseCode, FrameType, HEADER, Header};
 use twinlock_core::handshake::{AwaitChallenge, Hello, self_register};
 use twinlock_core::id::{CredentialId, InviteId, Name};
-use twinlock_core::keys::{ChainKey, ClassicKey};
+use twinlock_core::keys::{ChainKey, ClassicSecret};
 use twinlock_core::opaque::ServerSetup;
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 use twinlock_core::seal::{Chain, MessageType};
@@ -312,7 +312,7 @@ async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
     ada.ask(Op::RevokeClassicKey(proto::RevokeClassicKey { name })).await.unwrap();
     // One message under an unknown key: it opens under none of the keys.
     let mut sealed = Vec::new();
-    let nobody = ClassicKey::new(&random());
+    let nobody = ClassicSecret::new(&random());
     let greeting = Greeting::draw(&mut OsEntropy).line();
     let (_hello, mut lines) =
         classic::call("known", &nobody, greeting.trim_end().as_bytes(), &mut OsEntropy).unwrap();
@@ -322,8 +322,8 @@ async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
     let mut measured =
         Measured::new("a classic line under a wrong key", &["known", "revoked", "unknown"]);
     for class in measured.order() {
-        let heard = Greeting::draw(&mut OsEntropy)
-            .hear(format!("{} AAAAAAAAAAAAAAAAAAAAAA", kids[class]).as_bytes())
+        let hello = Greeting::draw(&mut OsEntropy)
+            .read_hello(format!("{} AAAAAAAAAAAAAAAAAAAAAA", kids[class]).as_bytes())
             .unwrap();
         let began = Instant::now();
         let mut lines = host.server().hear_classic(heard).await.unwrap();
@@ -394,12 +394,12 @@ fn timing__tag_rejection_is_independent_of_wrong_byte() {
     });
     // A classic message; its tag is base64url at the end.
     let line = |class| {
-        let key = ClassicKey::new(&random());
+        let key = ClassicSecret::new(&random());
         let greeting = Greeting::draw(&mut OsEntropy);
         let said = greeting.line();
         let (hello, mut client) =
             classic::call("lamp", &key, said.trim_end().as_bytes(), &mut OsEntropy).unwrap();
-        let server = greeting.hear(hello.trim_end().as_bytes()).unwrap().lines(&key);
+        let server = greeting.read_hello(hello.trim_end().as_bytes()).unwrap().lines(&key);
         let mut line = Vec::new();
         client.seal("hello", &mut OsEntropy, &mut line);
         line.pop();
@@ -412,8 +412,8 @@ fn timing__tag_rejection_is_independent_of_wrong_byte() {
     compare("the tag of a classic line", &WHERE, line, open);
     // The bridge with a MAC.
     let message = |class| {
-        let key = ClassicKey::new(&random());
-        let bridge = || Bridge::new(Form::OriginHmac, &key).unwrap();
+        let key = ClassicSecret::new(&random());
+        let bridge = || Bridge::new(ClassicScheme::OriginHmac, &key).unwrap();
         let good = bridge().reversed().seal("hello", &mut OsEntropy);
         let mut bytes = BASE64.decode(good.as_bytes()).unwrap();
         assert!(bridge().open(good.as_bytes()).is_some());
@@ -429,7 +429,8 @@ fn timing__tag_rejection_is_independent_of_wrong_byte() {
 fn timing__bridge_rejection_is_equal_for_all_causes() {
     let classes = ["wrong padding", "wrong text", "both", "another key"];
     let message = |class| {
-        let bridge = |key: &[u8; 32]| Bridge::new(Form::Origin, &ClassicKey::new(key)).unwrap();
+        let bridge =
+            |key: &[u8; 32]| Bridge::new(ClassicScheme::Origin, &ClassicSecret::new(key)).unwrap();
         let key = random();
         let good = bridge(&key).seal("x", &mut OsEntropy);
         let mut bytes = BASE64.decode(good.as_bytes()).unwrap();

@@ -13,7 +13,7 @@ use crate::common::{entry, join, links, name, open, options, say};
 use rusqlite::{Connection, OpenFlags};
 use twinlock_core::id::ServerKey;
 use twinlock_store::{LOBBY, NewEntry, RowKey, Store};
-use twinlock_store_embedded::{EmbeddedStore, OpenError, Options};
+use twinlock_store_embedded::{EmbeddedStore, OpenError, StoreOptions};
 
 /// Polls for up to ten seconds.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -421,7 +421,7 @@ async fn record_file__of_another_server_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("record.db");
     open(dir.path()).close().await.unwrap();
-    let other = Options::new(ServerKey([7; 32]), RowKey::new(&[0x4b; 32]));
+    let other = StoreOptions::new(ServerKey([7; 32]), RowKey::new(&[0x4b; 32]));
     let refused = EmbeddedStore::open(&path, other).unwrap_err();
     assert!(matches!(&refused, OpenError::OtherServer { .. }), "{refused}");
     open(dir.path()).close().await.unwrap();

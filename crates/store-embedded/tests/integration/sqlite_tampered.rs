@@ -8,11 +8,11 @@ use crate::common::{entry, join, links, name, open, say};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use twinlock_core::chain::{Position, link_0};
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId};
 use twinlock_store::{
-    AddedClassicKey, ClassicKey, InviteTerms, LOBBY, NewInvite, Registered, Registration, Role,
-    StoreError,
+    AddedClassicKey, InviteTerms, LOBBY, PreparedInvite, Registered, Registration, StoreError,
+    StoredClassicKey, UserRole,
 };
 
 fn edit(dir: &Path, sql: &str) {
@@ -48,8 +48,9 @@ async fn people() -> People {
         assert!(store.set_password(&name(user), &[byte; 192], 5).await.unwrap());
     }
     for id in [OPEN, USED] {
-        let terms = InviteTerms { role: Role::Member, user: Some(name("carl")), expires_ms: 1000 };
-        let new = NewInvite { id, record: vec![3; 192], terms, made_by: None, created_ms: 5 };
+        let terms =
+            InviteTerms { role: UserRole::Member, user: Some(name("carl")), expires_ms: 1000 };
+        let new = PreparedInvite { id, record: vec![3; 192], terms, made_by: None, created_ms: 5 };
         store.add_invite(new).await.unwrap();
     }
     let carl = Registration { invite: USED, user: name("carl"), password: None, device: None };
@@ -156,7 +157,7 @@ async fn row_mac__edited_classic_key_opens_nothing() {
         join(&*store, user).await;
     }
     let room = store.create_room(&name("ada"), &name("ops"), "").await.unwrap().unwrap().id;
-    let key = |user: &str, called: &str, form, salt| ClassicKey {
+    let key = |user: &str, called: &str, form, salt| StoredClassicKey {
         name: name(called),
         user: name(user),
         conversation: if user == "ada" { room } else { LOBBY },
@@ -166,10 +167,10 @@ async fn row_mac__edited_classic_key_opens_nothing() {
         created_ms: 5,
     };
     let all = [
-        key("ada", "lamp", Form::Jwe, 1),
-        key("bob", "pump", Form::Jwe, 2),
-        ClassicKey { sealed: Some([8; 32]), ..key("ada", "old", Form::Origin, 3) },
-        key("ada", "gone", Form::Jwe, 4),
+        key("ada", "lamp", ClassicScheme::Jwe, 1),
+        key("bob", "pump", ClassicScheme::Jwe, 2),
+        StoredClassicKey { sealed: Some([8; 32]), ..key("ada", "old", ClassicScheme::Origin, 3) },
+        key("ada", "gone", ClassicScheme::Jwe, 4),
     ];
     for key in &all {
         assert_eq!(store.add_classic_key(key.clone()).await, Ok(AddedClassicKey::Added));
@@ -205,7 +206,7 @@ async fn row_mac__edited_classic_key_opens_nothing() {
             assert_eq!(found.as_ref(), expected.then_some(key), "{row} {change}");
         }
         assert_eq!(store.classic_key(&name("lamb")).await, Ok(None), "{change}");
-        let bridge = store.classic_key_of(Form::Origin).await.unwrap();
+        let bridge = store.classic_key_of(ClassicScheme::Origin).await.unwrap();
         assert_eq!(bridge.is_some(), row != "old", "{change}");
         let listed = store.classic_keys(None, None, 10).await.unwrap().len();
         assert_eq!(listed, if row == "gone" { 3 } else { 2 }, "{row} {change}");
@@ -224,7 +225,7 @@ async fn row_mac__damaged_classic_key_hides_no_other_key() {
     for user in ["ada", "bob"] {
         join(&*store, user).await;
     }
-    let key = |user: &str, called: &str, form| ClassicKey {
+    let key = |user: &str, called: &str, form| StoredClassicKey {
         name: name(called),
         user: name(user),
         conversation: LOBBY,
@@ -234,17 +235,17 @@ async fn row_mac__damaged_classic_key_hides_no_other_key() {
         created_ms: 5,
     };
     for called in ["a", "b", "c", "d"] {
-        let new = key("ada", called, Form::Jwe);
+        let new = key("ada", called, ClassicScheme::Jwe);
         assert_eq!(store.add_classic_key(new).await, Ok(AddedClassicKey::Added));
     }
     // For the bridge: a revoked key whose row is put back, and a newer key.
-    let old = key("bob", "old", Form::Origin);
+    let old = key("bob", "old", ClassicScheme::Origin);
     assert_eq!(store.add_classic_key(old.clone()).await, Ok(AddedClassicKey::Added));
     store.close().await.unwrap();
     edit(dir.path(), "CREATE TABLE kept AS SELECT * FROM classic_keys WHERE name = 'old'");
     let store = open(dir.path());
     assert_eq!(store.revoke_classic_key(&old.name).await, Ok(true));
-    let newer = key("ada", "olds", Form::Origin);
+    let newer = key("ada", "olds", ClassicScheme::Origin);
     assert_eq!(store.add_classic_key(newer.clone()).await, Ok(AddedClassicKey::Added));
     store.close().await.unwrap();
     edit(dir.path(), "INSERT OR REPLACE INTO classic_keys SELECT * FROM kept");
@@ -259,18 +260,18 @@ async fn row_mac__damaged_classic_key_hides_no_other_key() {
     assert_eq!(page(None).await, ["a", "c"]);
     assert_eq!(page(Some("c")).await, ["d", "old"]);
     // A key of a user whose row is damaged opens nothing, and does not hide another key.
-    assert_eq!(store.classic_key_of(Form::Origin).await, Ok(Some(newer.clone())));
+    assert_eq!(store.classic_key_of(ClassicScheme::Origin).await, Ok(Some(newer.clone())));
     assert_eq!(store.revoke_classic_key(&newer.name).await, Ok(true));
-    assert_eq!(store.classic_key_of(Form::Origin).await, Ok(None));
+    assert_eq!(store.classic_key_of(ClassicScheme::Origin).await, Ok(None));
     // But each form has one key, even if that key opens nothing.
-    let third = key("ada", "third", Form::Origin);
+    let third = key("ada", "third", ClassicScheme::Origin);
     assert_eq!(store.add_classic_key(third).await, Ok(AddedClassicKey::FormTaken));
 }
 
 #[tokio::test]
 async fn row_mac__another_row_key_opens_no_credential() {
     let people = people().await;
-    let options = twinlock_store_embedded::Options::new(
+    let options = twinlock_store_embedded::StoreOptions::new(
         crate::common::SERVER_KEY,
         twinlock_store::RowKey::new(&[0; 32]),
     );

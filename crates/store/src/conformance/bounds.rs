@@ -1,21 +1,21 @@
 //! Conformance tests of the bounds for each user.
 
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 
 use super::*;
-use crate::{AddedClassicKey, Bound, ClassicKey, Conversation, LOBBY};
+use crate::{AddedClassicKey, Bound, LOBBY, StoredClassicKey, StoredConversation};
 
 /// Number of these that succeeded; all others must have been refused by this bound.
 fn allowed<T>(
     results: impl IntoIterator<Item = Result<T, StoreError>>,
     bound: Bound,
-    most: usize,
+    max: usize,
 ) -> Result<usize, Violation> {
     let mut done = 0;
     for result in results {
         match result {
             Ok(_) => done += 1,
-            Err(error) => equal!(error, StoreError::TooMany(bound, most)),
+            Err(error) => equal!(error, StoreError::TooMany(bound, max)),
         }
     }
     Ok(done)
@@ -85,10 +85,11 @@ pub(super) async fn bounds__memberships_of_a_user_are_limited(bench: &Bench) -> 
     // Joining again adds no membership.
     ensure!(store.join_room(&ada, &name("one")?).await?.is_some(), "in it already");
     ensure!(store.open_direct(&bob, &ada).await?.is_some(), "in it already");
-    let direct = |found: &Conversation| matches!(found.form, crate::Form::Direct(_));
+    let direct =
+        |found: &StoredConversation| matches!(found.form, crate::ConversationForm::Direct(_));
     let own = store.conversations(&ada, false, 0, 100).await?;
     equal!((own.len(), own.iter().filter(|c| direct(c)).count()), (4, 1));
-    let called = crate::Form::Room(name("one")?);
+    let called = crate::ConversationForm::Room(name("one")?);
     let one = own.iter().find(|found| found.form == called);
     let one = one.ok_or_else(|| Violation::new("the room is not listed"))?.id;
     equal!(store.leave_room(&ada, one).await?, true);
@@ -101,9 +102,9 @@ pub(super) async fn bounds__open_invites_of_a_user_are_limited(bench: &Bench) ->
     let ada = join(&*store, "ada").await?;
     let new = |expires_ms| {
         let id = InviteId(unique().to_be_bytes());
-        let terms = InviteTerms { expires_ms, ..terms(Role::Member) };
+        let terms = InviteTerms { expires_ms, ..terms(UserRole::Member) };
         let made_by = Some(ada.clone());
-        NewInvite { id, record: vec![7; RECORD], terms, made_by, created_ms: START }
+        PreparedInvite { id, record: vec![7; RECORD], terms, made_by, created_ms: START }
     };
     store.add_invite(new(START + 10)).await?;
     let results = at_once([(), (), ()].map(|()| {
@@ -117,7 +118,7 @@ pub(super) async fn bounds__open_invites_of_a_user_are_limited(bench: &Bench) ->
     let full = store.add_invite(new(START + 1000)).await;
     equal!(full, Err(StoreError::TooMany(Bound::Invites, 2)));
     // Invites of the server do not count.
-    invite(&*store, terms(Role::Member)).await?;
+    invite(&*store, terms(UserRole::Member)).await?;
     Ok(())
 }
 
@@ -147,8 +148,8 @@ pub(super) async fn bounds__classic_keys_of_a_user_are_limited(bench: &Bench) ->
     let store = bench.open_within(Bounds { classic_keys: 2, ..Bounds::default() })?;
     let (ada, bob) = (join(&*store, "ada").await?, join(&*store, "bob").await?);
     let key = |user: &Name, called: &str| {
-        let (form, created_ms) = (Form::Jwe, START);
-        let key = |name| ClassicKey {
+        let (form, created_ms) = (ClassicScheme::Jwe, START);
+        let key = |name| StoredClassicKey {
             sealed: None,
             name,
             user: user.clone(),

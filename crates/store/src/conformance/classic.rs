@@ -1,12 +1,12 @@
 //! Conformance tests of classic keys.
 
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 
 use super::*;
-use crate::{AddedClassicKey, ClassicKey, LOBBY};
+use crate::{AddedClassicKey, LOBBY, StoredClassicKey};
 
-fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Violation> {
-    Ok(ClassicKey {
+fn key(user: &Name, called: &str, form: ClassicScheme) -> Result<StoredClassicKey, Violation> {
+    Ok(StoredClassicKey {
         name: name(called)?,
         user: user.clone(),
         conversation: LOBBY,
@@ -20,18 +20,19 @@ fn key(user: &Name, called: &str, form: Form) -> Result<ClassicKey, Violation> {
 pub(super) async fn classic_key__is_found_until_revoked(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    let lamp = key(&ada, "lamp", Form::Jwe)?;
+    let lamp = key(&ada, "lamp", ClassicScheme::Jwe)?;
     equal!(store.classic_key(&lamp.name).await?, None);
     equal!(store.add_classic_key(lamp.clone()).await?, AddedClassicKey::Added);
     equal!(store.classic_key(&lamp.name).await?, Some(lamp.clone()));
-    let imported = ClassicKey { sealed: Some([8; 32]), ..key(&ada, "import", Form::Origin)? };
+    let imported =
+        StoredClassicKey { sealed: Some([8; 32]), ..key(&ada, "import", ClassicScheme::Origin)? };
     equal!(store.add_classic_key(imported.clone()).await?, AddedClassicKey::Added);
     equal!(store.classic_key(&imported.name).await?, Some(imported.clone()));
-    equal!(store.classic_key_of(Form::Origin).await?, Some(imported.clone()));
+    equal!(store.classic_key_of(ClassicScheme::Origin).await?, Some(imported.clone()));
     equal!(store.revoke_classic_key(&imported.name).await?, true);
     // A name belongs to one key, for every user.
     for user in [&ada, &bob] {
-        let again = ClassicKey { salt: [9; 32], ..key(user, "lamp", Form::Jwe)? };
+        let again = StoredClassicKey { salt: [9; 32], ..key(user, "lamp", ClassicScheme::Jwe)? };
         equal!(store.add_classic_key(again).await?, AddedClassicKey::NameTaken);
     }
     drop(store);
@@ -39,12 +40,12 @@ pub(super) async fn classic_key__is_found_until_revoked(bench: &Bench) -> Lawful
     equal!(store.classic_key(&lamp.name).await?, Some(lamp.clone()));
     equal!(store.revoke_classic_key(&lamp.name).await?, true);
     equal!(store.revoke_classic_key(&lamp.name).await?, false);
-    equal!(store.revoke_classic_key(&name("nobody")?).await?, false);
+    equal!(store.revoke_classic_key(&name("unknown")?).await?, false);
     equal!(store.classic_key(&lamp.name).await?, None);
     // Only the same user can reuse the name.
-    let bobs = key(&bob, "lamp", Form::Jwe)?;
+    let bobs = key(&bob, "lamp", ClassicScheme::Jwe)?;
     equal!(store.add_classic_key(bobs).await?, AddedClassicKey::NameTaken);
-    let newer = ClassicKey { salt: [9; 32], ..lamp };
+    let newer = StoredClassicKey { salt: [9; 32], ..lamp };
     equal!(store.add_classic_key(newer.clone()).await?, AddedClassicKey::Added);
     equal!(store.classic_key(&newer.name).await?, Some(newer));
     Ok(())
@@ -53,7 +54,7 @@ pub(super) async fn classic_key__is_found_until_revoked(bench: &Bench) -> Lawful
 pub(super) async fn classic_key__origin_bridge_has_one_key_per_form(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
-    for (form, called) in [(Form::Origin, "plain"), (Form::OriginHmac, "mac")] {
+    for (form, called) in [(ClassicScheme::Origin, "plain"), (ClassicScheme::OriginHmac, "mac")] {
         equal!(store.classic_key_of(form).await?, None);
         let first = key(&ada, called, form)?;
         equal!(store.add_classic_key(first.clone()).await?, AddedClassicKey::Added);
@@ -68,7 +69,7 @@ pub(super) async fn classic_key__origin_bridge_has_one_key_per_form(bench: &Benc
     }
     // The number of JWE keys is not limited to one.
     for called in ["a", "b"] {
-        let new = key(&ada, called, Form::Jwe)?;
+        let new = key(&ada, called, ClassicScheme::Jwe)?;
         equal!(store.add_classic_key(new).await?, AddedClassicKey::Added);
     }
     Ok(())
@@ -82,10 +83,10 @@ pub(super) async fn classic_key__requires_membership_in_its_conversation(bench: 
     for (user, conversation, expected) in [
         (&bob, room, AddedClassicKey::NotAMember),
         (&ada, 4711, AddedClassicKey::NotAMember),
-        (&name("nobody")?, LOBBY, AddedClassicKey::NotAMember),
+        (&name("unknown")?, LOBBY, AddedClassicKey::NotAMember),
         (&ada, room, AddedClassicKey::Added),
     ] {
-        let new = ClassicKey { conversation, ..key(user, "lamp", Form::Jwe)? };
+        let new = StoredClassicKey { conversation, ..key(user, "lamp", ClassicScheme::Jwe)? };
         equal!(store.add_classic_key(new).await?, expected);
     }
     Ok(())
@@ -102,7 +103,7 @@ pub(super) async fn classic_key__list_is_sorted_by_name(bench: &Bench) -> Lawful
         (&ada, "gone", LOBBY),
         (&ada, "note", direct),
     ] {
-        let new = ClassicKey { conversation, ..key(user, called, Form::Jwe)? };
+        let new = StoredClassicKey { conversation, ..key(user, called, ClassicScheme::Jwe)? };
         equal!(store.add_classic_key(new).await?, AddedClassicKey::Added);
     }
     equal!(store.revoke_classic_key(&name("gone")?).await?, true);
@@ -126,11 +127,11 @@ pub(super) async fn classic_key__list_is_sorted_by_name(bench: &Bench) -> Lawful
 pub(super) async fn classic_key__entry_sender_names_user_and_key(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let (ada, lamp) = (name("ada")?, name("lamp")?);
-    let made = store.add_classic_key(key(&ada, "lamp", Form::Jwe)?).await?;
+    let made = store.add_classic_key(key(&ada, "lamp", ClassicScheme::Jwe)?).await?;
     equal!(made, AddedClassicKey::Added);
     let new = NewEntry {
         sender: Sender::Classic(ada.clone(), lamp.clone()),
-        kind: Kind::CLASSIC,
+        kind: EntryKind::CLASSIC,
         // A classic message may be empty.
         ..entry(LOBBY, &ada, "")
     };
@@ -140,7 +141,7 @@ pub(super) async fn classic_key__entry_sender_names_user_and_key(bench: &Bench) 
     equal!(store.append(vec![stranger]).await?, vec![Appended::NotAMember]);
     let read = bench.verified(&*store, LOBBY).await?;
     let shown: Vec<_> = read.iter().map(|e| (e.sender.clone(), e.kind, body(e))).collect();
-    equal!(shown, vec![(Bytes::from_static(b"ada:lamp"), Kind::CLASSIC, String::new())]);
+    equal!(shown, vec![(Bytes::from_static(b"ada:lamp"), EntryKind::CLASSIC, String::new())]);
     Ok(())
 }
 
@@ -151,10 +152,10 @@ pub(super) async fn classic_key__revoked_or_for_other_conversation_is_refused(
     let ada = name("ada")?;
     let room = store.create_room(&ada, &name("ops")?, "").await?;
     let room = room.ok_or_else(|| Violation::new("no room"))?.id;
-    let lamp = key(&ada, "lamp", Form::Jwe)?;
+    let lamp = key(&ada, "lamp", ClassicScheme::Jwe)?;
     let from_lamp = |conversation, text: &str| NewEntry {
         sender: Sender::Classic(ada.clone(), lamp.name.clone()),
-        kind: Kind::CLASSIC,
+        kind: EntryKind::CLASSIC,
         ..entry(conversation, &ada, text)
     };
     let refused = vec![Appended::NotAMember];

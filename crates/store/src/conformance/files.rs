@@ -4,7 +4,7 @@ use prost::Message as _;
 use twinlock_core::proto::{FileBody, FileMeta};
 
 use super::*;
-use crate::{Erased, FileRef, LEAST_CHARGE, LOBBY, Stored};
+use crate::{Erased, FileRef, FileUsage, LEAST_CHARGE, LOBBY};
 
 /// A file entry of this name, and its reference. The same content byte means the same content.
 fn file(user: &Name, file_name: &str, content: u8, size: u64) -> (NewEntry, FileRef) {
@@ -12,7 +12,7 @@ fn file(user: &Name, file_name: &str, content: u8, size: u64) -> (NewEntry, File
     let hash = [content; 32];
     let body = FileBody { file: Some(meta), hash: Bytes::copy_from_slice(&hash) };
     let body = Bytes::from(body.encode_to_vec());
-    (NewEntry { kind: Kind::FILE, body, ..entry(LOBBY, user, "") }, FileRef { hash, size })
+    (NewEntry { kind: EntryKind::FILE, body, ..entry(LOBBY, user, "") }, FileRef { hash, size })
 }
 
 pub(super) async fn file__is_found_by_members_once_its_entry_is_recorded(bench: &Bench) -> Lawful {
@@ -38,7 +38,7 @@ pub(super) async fn file__is_found_by_members_once_its_entry_is_recorded(bench: 
         equal!(store.file(&ada, 77, 1).await?, None);
         let read = bench.verified(&*store, LOBBY).await?;
         let as_it_came = matches!(
-            read.first().map(|entry| &entry.content), Some(Content::Body(_, body)) if *body == new.body
+            read.first().map(|entry| &entry.content), Some(StoredContent::Body(_, body)) if *body == new.body
         );
         ensure!(as_it_came, "the body is another");
         drop(store);
@@ -50,7 +50,7 @@ pub(super) async fn file__is_found_by_members_once_its_entry_is_recorded(bench: 
 pub(super) async fn file__usage_is_the_sum_of_files_sent_by_a_user(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    equal!(store.stored(&ada).await?, Stored::default());
+    equal!(store.stored(&ada).await?, FileUsage::default());
     for (user, content, size) in [(&ada, 1, 1000), (&ada, 1, 1000), (&bob, 1, 1000), (&ada, 2, 1)] {
         let (new, _) = file(user, "x", content, size);
         say(&*store, new.clone()).await?;
@@ -59,18 +59,18 @@ pub(super) async fn file__usage_is_the_sum_of_files_sent_by_a_user(bench: &Bench
     }
     let (big, _) = file(&bob, "big", 3, 1 << 40);
     say(&*store, big).await?;
-    say(&*store, entry(LOBBY, &ada, "text is no file")).await?;
+    say(&*store, entry(LOBBY, &ada, "a text without a file")).await?;
     // A small file is charged one block.
-    let of_bob = Stored { bytes: LEAST_CHARGE + (1 << 40), files: 2 };
-    equal!(store.stored(&ada).await?, Stored { bytes: 3 * LEAST_CHARGE, files: 3 });
+    let of_bob = FileUsage { bytes: LEAST_CHARGE + (1 << 40), files: 2 };
+    equal!(store.stored(&ada).await?, FileUsage { bytes: 3 * LEAST_CHARGE, files: 3 });
     equal!(store.stored(&bob).await?, of_bob);
-    equal!(store.stored(&name("eve")?).await?, Stored::default());
+    equal!(store.stored(&name("eve")?).await?, FileUsage::default());
     store.erase(LOBBY, 1).await?;
     store.erase(LOBBY, 1).await?;
     store.erase(LOBBY, 6).await?;
     drop(store);
     let store = bench.open()?;
-    equal!(store.stored(&ada).await?, Stored { bytes: 2 * LEAST_CHARGE, files: 2 });
+    equal!(store.stored(&ada).await?, FileUsage { bytes: 2 * LEAST_CHARGE, files: 2 });
     equal!(store.stored(&bob).await?, of_bob);
     Ok(())
 }
@@ -122,10 +122,10 @@ pub(super) async fn file__malformed_body_is_an_entry_without_a_file(bench: &Benc
         equal!(store.file(&ada, LOBBY, n).await?, None);
     }
     // The same bytes in a text entry are text.
-    let n = say(&*store, NewEntry { kind: Kind::TEXT, ..good }).await?.n;
+    let n = say(&*store, NewEntry { kind: EntryKind::TEXT, ..good }).await?.n;
     equal!(store.file(&ada, LOBBY, n).await?, None);
     equal!(store.is_referenced(&known.hash).await?, false);
-    equal!(store.stored(&ada).await?, Stored::default());
+    equal!(store.stored(&ada).await?, FileUsage::default());
     for n in 1..=n {
         equal!(store.erase(LOBBY, n).await?, Some(Erased { file: None }));
     }

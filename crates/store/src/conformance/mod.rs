@@ -22,12 +22,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use thiserror::Error;
-use twinlock_core::chain::{self, Kind, Position};
+use twinlock_core::chain::{self, EntryKind, Position};
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
 
 use crate::{
-    Appended, Bounds, Clock, Content, Entry, InviteTerms, Limit, NewDevice, NewEntry, NewInvite,
-    Receipt, Registered, Registration, Role, Store, StoreError,
+    Appended, Bounds, Clock, InviteTerms, NewDevice, NewEntry, PreparedInvite, ReadLimit, Receipt,
+    Registered, Registration, Store, StoreError, StoredContent, StoredEntry, UserRole,
 };
 
 /// A location of one record that can be opened repeatedly.
@@ -49,14 +49,14 @@ pub trait Ground: Send + Sync {
 pub struct ConformanceFailure {
     /// Name of the test.
     pub law: &'static str,
-    /// What was found instead.
+    /// The result found instead.
     pub why: String,
 }
 
 /// The outcome of a test.
 type Lawful = Result<(), Violation>;
 
-/// What was found instead, and the line of the test that found it.
+/// The result found instead, and the line of the test that found it.
 #[derive(Debug)]
 struct Violation(String);
 
@@ -210,7 +210,7 @@ const START: u64 = 1_700_000_000_000;
 /// Length of an OPAQUE record, bytes; the store accepts any.
 const RECORD: usize = 192;
 /// No limit, for short conversations.
-const ALL: Limit = Limit { entries: 1000, bytes: 1 << 30 };
+const ALL: ReadLimit = ReadLimit { entries: 1000, bytes: 1 << 30 };
 
 impl Bench {
     fn new(ground: Box<dyn Ground>) -> Self {
@@ -245,12 +245,12 @@ impl Bench {
         &self,
         store: &dyn Store,
         conversation: ConversationId,
-    ) -> Result<Vec<Entry>, Violation> {
+    ) -> Result<Vec<StoredEntry>, Violation> {
         let link_0 = chain::link_0(&self.ground.server_key(), conversation);
         let mut position = Position::new(conversation, 0, link_0);
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<StoredEntry> = Vec::new();
         loop {
-            let limit = Limit { entries: 100, bytes: 64 * 1024 };
+            let limit = ReadLimit { entries: 100, bytes: 64 * 1024 };
             let page = store.read(conversation, position.n(), limit).await?;
             equal!(page.link_after, *position.link());
             if page.entries.is_empty() {
@@ -290,11 +290,13 @@ fn device(label: &str) -> NewDevice {
 async fn invite(store: &dyn Store, terms: InviteTerms) -> Result<InviteId, Violation> {
     let id = InviteId(unique().to_be_bytes());
     let record = vec![id.0[7]; RECORD];
-    store.add_invite(NewInvite { id, record, terms, made_by: None, created_ms: START }).await?;
+    store
+        .add_invite(PreparedInvite { id, record, terms, made_by: None, created_ms: START })
+        .await?;
     Ok(id)
 }
 
-fn terms(role: Role) -> InviteTerms {
+fn terms(role: UserRole) -> InviteTerms {
     InviteTerms { role, user: None, expires_ms: START + 1000 }
 }
 
@@ -305,7 +307,7 @@ fn registration(invite: InviteId, user: &Name) -> Registration {
 /// Registers a user with a new invite.
 async fn join(store: &dyn Store, user: &str) -> Result<Name, Violation> {
     let user = name(user)?;
-    let invite = invite(store, terms(Role::Member)).await?;
+    let invite = invite(store, terms(UserRole::Member)).await?;
     let registered = store.register(registration(invite, &user), START).await?;
     ensure!(matches!(registered, Registered::Done(_)), "{user} was not registered: {registered:?}");
     Ok(user)
@@ -316,7 +318,7 @@ fn entry(conversation: ConversationId, user: &Name, body: &str) -> NewEntry {
         conversation,
         sender: Sender::new(user, None),
         message_id: message_id(),
-        kind: Kind::TEXT,
+        kind: EntryKind::TEXT,
         body: Bytes::from(body.to_owned()),
     }
 }
@@ -335,10 +337,10 @@ fn receipts(answers: Vec<Appended>) -> Result<Vec<Receipt>, Violation> {
     answers.into_iter().map(receipt).collect()
 }
 
-fn body(entry: &Entry) -> String {
+fn body(entry: &StoredEntry) -> String {
     match &entry.content {
-        Content::Body(_, body) => String::from_utf8_lossy(body).into_owned(),
-        Content::Erased(_) => String::new(),
+        StoredContent::Body(_, body) => String::from_utf8_lossy(body).into_owned(),
+        StoredContent::Erased(_) => String::new(),
     }
 }
 

@@ -4,19 +4,23 @@ use twinlock_core::id::CredentialId;
 
 use super::*;
 use crate::{
-    Credential, Device, Holder, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY,
-    LoginMethod, Person,
+    Holder, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY, LoginMethod,
+    StoredCredential, StoredDevice, StoredPerson,
 };
 
 pub(super) async fn invite__registers_exactly_one_user(bench: &Bench) -> Lawful {
     let store = bench.open()?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    let invite = invite(&*store, terms(Role::Owner)).await?;
+    let invite = invite(&*store, terms(UserRole::Owner)).await?;
     let with_password =
         Registration { password: Some(vec![7; RECORD]), ..registration(invite, &ada) };
     let done = store.register(with_password.clone(), START + 3).await?;
-    let person =
-        Person { user: ada.clone(), role: Role::Owner, password: true, created_ms: START + 3 };
+    let person = StoredPerson {
+        user: ada.clone(),
+        role: UserRole::Owner,
+        password: true,
+        created_ms: START + 3,
+    };
     equal!(done, Registered::Done(person.clone()));
     equal!(store.person(&ada).await?, Some(person));
     // A used invite is refused to others and to the same user, and after reopening.
@@ -36,7 +40,7 @@ pub(super) async fn invite__is_limited_to_its_name_role_and_expiry(bench: &Bench
     let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
     let unknown = registration(InviteId([0xee; 8]), &bob);
     equal!(store.register(unknown, START).await?, Registered::InviteGone);
-    let for_bob = InviteTerms { user: Some(bob.clone()), ..terms(Role::Admin) };
+    let for_bob = InviteTerms { user: Some(bob.clone()), ..terms(UserRole::Admin) };
     let invite = invite(&*store, for_bob.clone()).await?;
     // None of these uses up the invite.
     for (user, at, expected) in [
@@ -46,14 +50,15 @@ pub(super) async fn invite__is_limited_to_its_name_role_and_expiry(bench: &Bench
     ] {
         equal!(store.register(registration(invite, user), at).await?, expected);
     }
-    let open = super::invite(&*store, terms(Role::Member)).await?;
+    let open = super::invite(&*store, terms(UserRole::Member)).await?;
     equal!(store.register(registration(open, &ada), START).await?, Registered::NameTaken);
     // Refused registrations leave nothing behind.
     equal!(store.person(&carol).await?, None);
     equal!(store.devices(&ada).await?.len(), 1);
     let last = for_bob.expires_ms - 1;
     let done = store.register(registration(invite, &bob), last).await?;
-    let person = Person { user: bob, role: Role::Admin, password: false, created_ms: last };
+    let person =
+        StoredPerson { user: bob, role: UserRole::Admin, password: false, created_ms: last };
     equal!(done, Registered::Done(person));
     let done = store.register(registration(open, &carol), START).await?;
     ensure!(matches!(done, Registered::Done(_)), "a refusal used up an invite: {done:?}");
@@ -63,7 +68,7 @@ pub(super) async fn invite__is_limited_to_its_name_role_and_expiry(bench: &Bench
 pub(super) async fn invite__one_of_concurrent_uses_succeeds(bench: &Bench) -> Lawful {
     let store = bench.open()?;
     for round in 0..4 {
-        let invite = invite(&*store, terms(Role::Member)).await?;
+        let invite = invite(&*store, terms(UserRole::Member)).await?;
         let tasks: Vec<_> = (0..32)
             .map(|i| {
                 let store = store.clone();
@@ -91,7 +96,7 @@ pub(super) async fn registration__concurrent_same_name_succeeds_once(bench: &Ben
     let ada = name("ada")?;
     let mut tasks = Vec::new();
     for _ in 0..16 {
-        let invite = invite(&*store, terms(Role::Member)).await?;
+        let invite = invite(&*store, terms(UserRole::Member)).await?;
         let (store, ada) = (store.clone(), ada.clone());
         tasks.push(tokio::spawn(async move {
             Ok::<_, Violation>((invite, store.register(registration(invite, &ada), START).await?))
@@ -121,11 +126,13 @@ pub(super) async fn registration__concurrent_same_name_succeeds_once(bench: &Ben
 pub(super) async fn credential__reads_back_as_registered(bench: &Bench) -> Lawful {
     let store = bench.with(&["bob"]).await?;
     let ada = name("ada")?;
-    let terms = InviteTerms { user: Some(ada.clone()), ..terms(Role::Admin) };
+    let terms = InviteTerms { user: Some(ada.clone()), ..terms(UserRole::Admin) };
     let invite = invite(&*store, terms.clone()).await?;
     let id = CredentialId::Invite(invite);
-    let expected =
-        Credential { record: vec![invite.0[7]; RECORD], holder: Holder::Invite(terms.clone()) };
+    let expected = StoredCredential {
+        record: vec![invite.0[7]; RECORD],
+        holder: Holder::Invite(terms.clone()),
+    };
     equal!(store.credential(&id, START).await?, Some(expected.clone()));
     equal!(store.credential(&id, terms.expires_ms - 1).await?, Some(expected));
     equal!(store.credential(&id, terms.expires_ms).await?, None);
@@ -143,13 +150,13 @@ pub(super) async fn credential__reads_back_as_registered(bench: &Bench) -> Lawfu
         (CredentialId::User(ada), vec![7; RECORD], Holder::User(person.clone())),
         (CredentialId::Device(device.id), device.record, Holder::Device(person, device.id)),
     ] {
-        equal!(store.credential(&id, u64::MAX).await?, Some(Credential { record, holder }));
+        equal!(store.credential(&id, u64::MAX).await?, Some(StoredCredential { record, holder }));
     }
     for miss in [
         CredentialId::Invite(invite),
         CredentialId::Invite(InviteId([0xee; 8])),
         CredentialId::Device(DeviceId([0xee; 16])),
-        CredentialId::User(name("nobody")?),
+        CredentialId::User(name("unknown")?),
         // A user without a password.
         CredentialId::User(name("bob")?),
     ] {
@@ -169,9 +176,9 @@ pub(super) async fn password__is_set_and_replaced(bench: &Bench) -> Lawful {
         let person = store.person(&ada).await?;
         equal!(person.map(|p| (p.password, p.created_ms)), Some((true, START)));
     }
-    let nobody = name("nobody")?;
-    equal!(store.set_password(&nobody, &[1; RECORD], START).await?, false);
-    equal!(store.credential(&CredentialId::User(nobody), START).await?, None);
+    let unknown = name("unknown")?;
+    equal!(store.set_password(&unknown, &[1; RECORD], START).await?, false);
+    equal!(store.credential(&CredentialId::User(unknown), START).await?, None);
     Ok(())
 }
 
@@ -182,8 +189,9 @@ pub(super) async fn device__is_usable_and_listed_until_revoked(bench: &Bench) ->
     // Listed oldest first.
     equal!(store.add_device(&ada, phone.clone(), START + 20).await?, true);
     equal!(store.add_device(&ada, desk.clone(), START + 10).await?, true);
-    equal!(store.add_device(&name("nobody")?, device("x"), START).await?, false);
-    let labels = |devices: &[Device]| devices.iter().map(|d| d.label.clone()).collect::<Vec<_>>();
+    equal!(store.add_device(&name("unknown")?, device("x"), START).await?, false);
+    let labels =
+        |devices: &[StoredDevice]| devices.iter().map(|d| d.label.clone()).collect::<Vec<_>>();
     let devices = store.devices(&ada).await?;
     equal!(labels(&devices), ["first", "desk", "phone"].map(String::from).to_vec());
     equal!(devices.last().map(|d| (d.id, d.created_ms)), Some((phone.id, START + 20)));
@@ -233,7 +241,7 @@ pub(super) async fn people__list_is_sorted_by_name(bench: &Bench) -> Lawful {
         let users: Vec<_> = users.iter().map(Name::as_str).collect();
         equal!(users, vec!["ada", "bob", "carol", "dan", "eve"]);
     }
-    equal!(store.person(&name("nobody")?).await?, None);
+    equal!(store.person(&name("unknown")?).await?, None);
     Ok(())
 }
 
@@ -278,17 +286,17 @@ pub(super) async fn source__list_keeps_the_newest_of_a_user(bench: &Bench) -> La
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
     store.note_source(&bob, &[0], LoginMethod::Password, START).await?;
-    let most = u64::from(KNOWN_SOURCES);
-    for n in 0..most + 4 {
+    let max = u64::from(KNOWN_SOURCES);
+    for n in 0..max + 4 {
         store.note_source(&ada, &n.to_be_bytes(), LoginMethod::Password, START + n).await?;
     }
     store.mark_read(&ada, LOBBY, 0).await?;
-    for n in 0..most + 4 {
+    for n in 0..max + 4 {
         equal!(store.is_known_source(&ada, &n.to_be_bytes(), START).await?, n >= 4);
     }
     equal!(store.is_known_source(&bob, &[0], START).await?, true);
     // Expired sources are deleted.
-    let late = START + KNOWN_SOURCE_MS + most;
+    let late = START + KNOWN_SOURCE_MS + max;
     store.note_source(&ada, &[7], LoginMethod::Password, late).await?;
     store.mark_read(&ada, LOBBY, 0).await?;
     equal!(store.forget_sources(&ada).await?, 5);
@@ -376,7 +384,7 @@ pub(super) async fn store__closed_refuses_requests_and_keeps_acked_entries(
     equal!(store.read(LOBBY, 0, ALL).await, Err(StoreError::Closed));
     equal!(store.mark_read(&ada, LOBBY, 1).await, Err(StoreError::Closed));
     equal!(store.close().await, Ok(()));
-    // The files are released, and contain what was acknowledged.
+    // The files are released, and contain everything that was acknowledged.
     let again = bench.open()?;
     let read = bench.verified(&*again, LOBBY).await?.len();
     ensure!(read >= acked, "{acked} were acknowledged, {read} are there");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::ready;
 
-use twinlock_core::chain::{self, Kind, Position};
+use twinlock_core::chain::{self, EntryKind, Position};
 use twinlock_core::id::{DeviceId, Sender};
 
 use super::*;
@@ -17,7 +17,7 @@ pub(super) async fn entry__reads_back_as_sent(bench: &Bench) -> Lawful {
     let long = "x".repeat(40_000);
     for (i, text) in ["one", "", "\u{1f600}\0\n", &long].into_iter().enumerate() {
         sent.push(entry(LOBBY, &ada, text));
-        let kind = Kind(u8::try_from(i).unwrap_or(0) * 80);
+        let kind = EntryKind(u8::try_from(i).unwrap_or(0) * 80);
         let sender = Sender::new(&ada, Some(&device));
         sent.push(NewEntry { kind, sender, ..entry(LOBBY, &ada, text) });
         sent.push(NewEntry { sender: Sender::Server, ..entry(LOBBY, &ada, text) });
@@ -33,7 +33,7 @@ pub(super) async fn entry__reads_back_as_sent(bench: &Bench) -> Lawful {
         equal!(read.sender, Bytes::from(sent.sender.to_string()));
         equal!(receipt.salt.is_some(), true);
         let salt = receipt.salt.unwrap_or(twinlock_core::id::Salt([0; 16]));
-        equal!(read.content, Content::Body(salt, sent.body.clone()));
+        equal!(read.content, StoredContent::Body(salt, sent.body.clone()));
         equal!((receipt.conversation, receipt.n, receipt.time_ms), (LOBBY, read.n, read.time_ms));
     }
     equal!(distinct(receipts.iter().map(|r| r.salt)), sent.len());
@@ -66,11 +66,11 @@ pub(super) async fn append__numbers_have_no_gaps_and_answers_keep_order(bench: &
             let receipt = receipts(vec![answer])?.remove(0);
             equal!(receipt.conversation, new.conversation);
             let Some(position) = position.get_mut(&new.conversation) else { continue };
-            let content = receipt.salt.map(|salt| Content::Body(salt, new.body.clone()));
+            let content = receipt.salt.map(|salt| StoredContent::Body(salt, new.body.clone()));
             let Some(content) = content else {
                 return Err(Violation::new("a receipt has no salt"));
             };
-            let stood = Entry {
+            let stood = StoredEntry {
                 n: receipt.n,
                 time_ms: receipt.time_ms,
                 message_id: new.message_id,
@@ -158,7 +158,7 @@ pub(super) async fn append__non_members_are_refused(bench: &Bench) -> Lawful {
         equal!(store.append(vec![server]).await?, refused);
     }
     equal!(store.append(vec![entry(room, &bob, "x")]).await?, refused);
-    equal!(store.append(vec![entry(LOBBY, &name("nobody")?, "x")]).await?, refused);
+    equal!(store.append(vec![entry(LOBBY, &name("unknown")?, "x")]).await?, refused);
     // The user joins and leaves twice; each change applies at once.
     let kept = entry(room, &bob, "in");
     for _ in 0..2 {
@@ -205,10 +205,10 @@ pub(super) async fn read__pages_respect_entry_and_byte_limits(bench: &Bench) -> 
     let link = |n: usize| receipts.get(n.wrapping_sub(1)).map(|r| r.link);
     for (after, limit, expected) in [
         (0, ALL, 1..=20),
-        (0, Limit { entries: 5, ..ALL }, 1..=5),
-        (17, Limit { entries: 5, ..ALL }, 18..=20),
-        (3, Limit { bytes: 40, ..ALL }, 4..=7),
-        (3, Limit { bytes: 0, ..ALL }, 4..=4),
+        (0, ReadLimit { entries: 5, ..ALL }, 1..=5),
+        (17, ReadLimit { entries: 5, ..ALL }, 18..=20),
+        (3, ReadLimit { bytes: 40, ..ALL }, 4..=7),
+        (3, ReadLimit { bytes: 0, ..ALL }, 4..=4),
         (19, ALL, 20..=20),
     ] {
         let page = store.read(LOBBY, after, limit).await?;
@@ -250,15 +250,17 @@ pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
     let room = make_room(&*store, &ada, "ops").await?;
-    say(&*store, entry(room, &ada, "before anybody watches")).await?;
+    say(&*store, entry(room, &ada, "before the first watcher")).await?;
     let (mut early, mut late) = (store.watch(), None);
     for round in 0_u64..10 {
         let batch = (0..=round).map(|_| entry(room, &ada, "x")).collect();
         let receipts = receipts(store.append(batch).await?)?;
-        let told = early.try_recv().map_err(|e| format!("an ack came before its news: {e}"))?;
-        let entries = of(&told, room);
+        let published = early
+            .try_recv()
+            .map_err(|e| format!("an ack arrived before its commit was published: {e}"))?;
+        let entries = of(&published, room);
         equal!(entries.iter().map(|e| e.n).collect::<Vec<_>>(), numbers(&receipts));
-        equal!(told.last().map(|p| p.head), receipts.last().map(|r| r.n));
+        equal!(published.last().map(|p| p.head), receipts.last().map(|r| r.n));
         let first = receipts.first().map_or(0, |r| r.n);
         let page = store.read(room, first - 1, ALL).await?;
         equal!(entries, page.entries);
@@ -268,14 +270,14 @@ pub(super) async fn watch__commit_is_published_before_its_ack_and_in_order(
     }
     // A refused entry is not published.
     store.append(vec![entry(99, &ada, "x")]).await?;
-    ensure!(early.try_recv().is_err(), "there was news of nothing");
-    let told = late.ok_or_else(|| Violation::new("ten rounds have a fifth"))?.try_recv();
-    equal!(told.map(|t| of(&t, room).first().map(|e| e.n)).ok(), Some(Some(23)));
+    ensure!(early.try_recv().is_err(), "a refused entry was published");
+    let published = late.ok_or_else(|| Violation::new("ten rounds have a fifth"))?.try_recv();
+    equal!(published.map(|t| of(&t, room).first().map(|e| e.n)).ok(), Some(Some(23)));
     Ok(())
 }
 
-fn of(told: &[Published], conversation: ConversationId) -> Vec<Entry> {
-    let mine = told.iter().filter(|p| p.conversation == conversation);
+fn of(published: &[Published], conversation: ConversationId) -> Vec<StoredEntry> {
+    let mine = published.iter().filter(|p| p.conversation == conversation);
     mine.flat_map(|p| p.entries.iter().cloned()).collect()
 }
 
@@ -289,18 +291,18 @@ pub(super) async fn append__concurrent_calls_lose_and_duplicate_nothing(bench: &
     let names: Vec<String> = (0..TASKS).map(|i| format!("user{i}")).collect();
     let store = bench.with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     let room = make_room(&*store, &name("user0")?, "ops").await?;
-    let mut news = store.watch();
+    let mut commits = store.watch();
     let watching = tokio::spawn(async move {
         let mut heads = HashMap::new();
-        let mut told = 0;
-        while told < TASKS * CALLS * 3 {
-            let published = news.recv().await.map_err(Violation::new)?;
+        let mut count = 0;
+        while count < TASKS * CALLS * 3 {
+            let published = commits.recv().await.map_err(Violation::new)?;
             for published in published.iter() {
                 let head = heads.entry(published.conversation).or_insert(0);
                 for entry in &published.entries {
                     equal!(entry.n, *head + 1);
                     *head = entry.n;
-                    told += 1;
+                    count += 1;
                 }
                 equal!(published.head, *head);
             }
@@ -318,7 +320,7 @@ pub(super) async fn append__concurrent_calls_lose_and_duplicate_nothing(bench: &
                 let conversations = [LOBBY, room, LOBBY];
                 let batch = conversations.map(|c| entry(c, &user, "x")).to_vec();
                 // Between a read and another kind of write.
-                store.read(room, 0, Limit { entries: 1, bytes: 0 }).await?;
+                store.read(room, 0, ReadLimit { entries: 1, bytes: 0 }).await?;
                 let receipts = receipts(store.append(batch).await?)?;
                 places.extend(receipts.iter().map(|r| (r.conversation, r.n)));
                 store.mark_read(&user, LOBBY, places.last().map_or(0, |p| p.1)).await?;
@@ -404,7 +406,7 @@ pub(super) async fn erased_entry__keeps_its_commitment(bench: &Bench) -> Lawful 
     );
     for ((new, receipt), read) in sent.iter().zip(&read).skip(1) {
         let salt = receipt.salt.ok_or_else(|| Violation::new("a receipt has no salt"))?;
-        equal!(read.content, Content::Erased(chain::commit(&salt, &new.body)));
+        equal!(read.content, StoredContent::Erased(chain::commit(&salt, &new.body)));
         // Resent, it gets the same receipt, without the erased salt.
         let again = say(&*store, new.clone()).await?;
         equal!(again, Receipt { salt: None, ..receipt.clone() });

@@ -1,15 +1,15 @@
 //! Conformance tests of conversations.
 
 use super::*;
-use crate::{Conversation, Form, Joined, LOBBY, OWN_COUNTED};
+use crate::{ConversationForm, Joined, LOBBY, OWN_COUNTED, StoredConversation};
 
-fn there(found: Option<Conversation>) -> Result<Conversation, Violation> {
+fn found(found: Option<StoredConversation>) -> Result<StoredConversation, Violation> {
     found.ok_or_else(|| Violation::new("a conversation is not there"))
 }
 
 async fn own_in_lobby(store: &dyn Store, user: &Name) -> Result<u64, Violation> {
     let list = store.conversations(user, false, 0, 1).await?;
-    Ok(there(list.into_iter().next())?.own)
+    Ok(found(list.into_iter().next())?.own)
 }
 
 fn into(joined: Option<Joined>) -> Result<Joined, Violation> {
@@ -19,8 +19,8 @@ fn into(joined: Option<Joined>) -> Result<Joined, Violation> {
 pub(super) async fn lobby__every_user_is_a_permanent_member(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    let lobby = there(store.conversation(&ada, LOBBY).await?)?;
-    equal!(lobby.form, Form::Room(name("lobby")?));
+    let lobby = found(store.conversation(&ada, LOBBY).await?)?;
+    equal!(lobby.form, ConversationForm::Room(name("lobby")?));
     equal!((lobby.joined, lobby.members, lobby.head, lobby.read), (true, 2, 0, 0));
     equal!(lobby.server_key, bench.ground.server_key());
     equal!(lobby.head_link, chain::link_0(&bench.ground.server_key(), LOBBY));
@@ -39,8 +39,8 @@ pub(super) async fn room__name_is_unique_under_concurrency(bench: &Bench) -> Law
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
     bench.set_clock(START + 9);
-    let made = there(store.create_room(&ada, &ops, "what runs").await?)?;
-    equal!(made.form, Form::Room(ops.clone()));
+    let made = found(store.create_room(&ada, &ops, "what runs").await?)?;
+    equal!(made.form, ConversationForm::Room(ops.clone()));
     equal!((made.topic.as_str(), made.members, made.joined), ("what runs", 1, true));
     equal!((made.created_ms, made.head, made.read), (START + 9, 0, 0));
     ensure!(made.id > LOBBY, "a room took the lobby's number");
@@ -71,7 +71,7 @@ pub(super) async fn room__name_is_unique_under_concurrency(bench: &Bench) -> Law
 pub(super) async fn room__can_be_joined_and_left(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob, ops) = (name("ada")?, name("bob")?, name("ops")?);
-    let room = there(store.create_room(&ada, &ops, "").await?)?.id;
+    let room = found(store.create_room(&ada, &ops, "").await?)?.id;
     equal!(store.join_room(&bob, &name("nowhere")?).await?, None);
     equal!(store.room(&bob, &ops).await?, None);
     equal!(store.room(&bob, &name("nowhere")?).await?, None);
@@ -98,12 +98,12 @@ pub(super) async fn room__can_be_joined_and_left(bench: &Bench) -> Lawful {
 pub(super) async fn room__topic_is_set_only_by_members(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob"]).await?;
     let (ada, bob) = (name("ada")?, name("bob")?);
-    let room = there(store.create_room(&ada, &name("ops")?, "old").await?)?;
-    let set = there(store.set_topic(&ada, room.id, "new").await?)?;
-    equal!(set, Conversation { topic: "new".into(), ..room.clone() });
+    let room = found(store.create_room(&ada, &name("ops")?, "old").await?)?;
+    let set = found(store.set_topic(&ada, room.id, "new").await?)?;
+    equal!(set, StoredConversation { topic: "new".into(), ..room.clone() });
     equal!(store.set_topic(&bob, room.id, "mine").await?, None);
     equal!(store.set_topic(&ada, 77, "x").await?, None);
-    let direct = there(store.open_direct(&ada, &bob).await?)?.id;
+    let direct = found(store.open_direct(&ada, &bob).await?)?.id;
     equal!(store.set_topic(&ada, direct, "x").await?, None);
     equal!(store.conversation(&ada, room.id).await?, Some(set));
     Ok(())
@@ -112,26 +112,26 @@ pub(super) async fn room__topic_is_set_only_by_members(bench: &Bench) -> Lawful 
 pub(super) async fn direct_conversation__is_unique_for_two_people(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada", "bob", "carol"]).await?;
     let (ada, bob, carol) = (name("ada")?, name("bob")?, name("carol")?);
-    let there_is = there(store.open_direct(&bob, &ada).await?)?;
-    equal!(there_is.form, Form::Direct(ada.clone()));
-    equal!((there_is.members, there_is.joined), (2, true));
-    let back = there(store.open_direct(&ada, &bob).await?)?;
-    equal!((back.id, back.form), (there_is.id, Form::Direct(bob.clone())));
-    let notes = there(store.open_direct(&ada, &ada).await?)?;
-    equal!((notes.form, notes.members), (Form::Direct(ada.clone()), 1));
-    equal!(there(store.open_direct(&ada, &ada).await?)?.id, notes.id);
-    let other = there(store.open_direct(&ada, &carol).await?)?.id;
-    equal!(distinct([there_is.id, notes.id, other, LOBBY]), 4);
-    equal!(store.open_direct(&ada, &name("nobody")?).await?, None);
-    equal!(store.open_direct(&name("nobody")?, &ada).await?, None);
+    let opened = found(store.open_direct(&bob, &ada).await?)?;
+    equal!(opened.form, ConversationForm::Direct(ada.clone()));
+    equal!((opened.members, opened.joined), (2, true));
+    let back = found(store.open_direct(&ada, &bob).await?)?;
+    equal!((back.id, back.form), (opened.id, ConversationForm::Direct(bob.clone())));
+    let notes = found(store.open_direct(&ada, &ada).await?)?;
+    equal!((notes.form, notes.members), (ConversationForm::Direct(ada.clone()), 1));
+    equal!(found(store.open_direct(&ada, &ada).await?)?.id, notes.id);
+    let other = found(store.open_direct(&ada, &carol).await?)?.id;
+    equal!(distinct([opened.id, notes.id, other, LOBBY]), 4);
+    equal!(store.open_direct(&ada, &name("unknown")?).await?, None);
+    equal!(store.open_direct(&name("unknown")?, &ada).await?, None);
     // It is closed to others and cannot be left.
-    equal!(store.conversation(&carol, there_is.id).await?, None);
-    equal!(store.leave_room(&ada, there_is.id).await?, false);
-    let carols = entry(there_is.id, &carol, "let me in");
+    equal!(store.conversation(&carol, opened.id).await?, None);
+    equal!(store.leave_room(&ada, opened.id).await?, false);
+    let carols = entry(opened.id, &carol, "let me in");
     equal!(store.append(vec![carols]).await?, vec![Appended::NotAMember]);
-    say(&*store, entry(there_is.id, &ada, "hello")).await?;
-    say(&*store, entry(there_is.id, &bob, "hello")).await?;
-    equal!(bench.verified(&*store, there_is.id).await?.len(), 2);
+    say(&*store, entry(opened.id, &ada, "hello")).await?;
+    say(&*store, entry(opened.id, &bob, "hello")).await?;
+    equal!(bench.verified(&*store, opened.id).await?.len(), 2);
     // Both users open it concurrently.
     let tasks: Vec<_> = (0..16)
         .map(|i| {
@@ -142,7 +142,7 @@ pub(super) async fn direct_conversation__is_unique_for_two_people(bench: &Bench)
         .collect();
     let mut ids = Vec::new();
     for task in tasks {
-        ids.push(there(task.await??)?.id);
+        ids.push(found(task.await??)?.id);
     }
     equal!(distinct(ids), 1);
     Ok(())
@@ -153,7 +153,7 @@ pub(super) async fn conversation__list_pages_continue_without_gaps(bench: &Bench
     let (ada, bob) = (name("ada")?, name("bob")?);
     let mut made = vec![LOBBY];
     for i in 0..7 {
-        made.push(there(store.create_room(&ada, &name(&format!("room{i}"))?, "").await?)?.id);
+        made.push(found(store.create_room(&ada, &name(&format!("room{i}"))?, "").await?)?.id);
     }
     for (user, joinable, expected) in
         [(&ada, false, made.clone()), (&ada, true, vec![]), (&bob, true, made.split_off(1))]
@@ -173,7 +173,7 @@ pub(super) async fn conversation__list_pages_continue_without_gaps(bench: &Bench
     }
     equal!(store.conversations(&ada, false, u64::MAX, 10).await?, vec![]);
     // Direct conversations cannot be joined.
-    let direct = there(store.open_direct(&ada, &ada).await?)?.id;
+    let direct = found(store.open_direct(&ada, &ada).await?)?.id;
     let joinable = store.conversations(&bob, true, 0, 100).await?;
     ensure!(joinable.iter().all(|c| c.id != direct), "a direct conversation is offered to others");
     for page in [1, 2, 5] {
@@ -198,11 +198,11 @@ pub(super) async fn read_marker__only_advances(bench: &Bench) -> Lawful {
     }
     for (n, read) in [(3, 3), (2, 3), (0, 3), (5, 5), (99, 5), (u64::MAX, 5), (4, 5)] {
         store.mark_read(&ada, LOBBY, n).await?;
-        equal!(there(store.conversation(&ada, LOBBY).await?)?.read, read);
+        equal!(found(store.conversation(&ada, LOBBY).await?)?.read, read);
     }
     say(&*store, entry(LOBBY, &bob, "x")).await?;
     store.mark_read(&ada, LOBBY, 99).await?;
-    equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 6);
+    equal!(found(store.conversation(&ada, LOBBY).await?)?.read, 6);
     // A list counts the user's own entries among the newest.
     for user in [&bob, &ada, &bob, &ada] {
         say(&*store, entry(LOBBY, user, "x")).await?;
@@ -224,33 +224,33 @@ pub(super) async fn read_marker__only_advances(bench: &Bench) -> Lawful {
     equal!(own_in_lobby(&*store, &ada).await?, OWN_COUNTED - 2);
     // Entries from before a join count as read.
     let ops = name("ops")?;
-    let room = there(store.create_room(&ada, &ops, "").await?)?.id;
+    let room = found(store.create_room(&ada, &ops, "").await?)?.id;
     for _ in 0..2 {
         say(&*store, entry(room, &ada, "x")).await?;
     }
     let joined = into(store.join_room(&bob, &ops).await?)?.conversation;
     equal!((joined.head, joined.read), (2, 2));
     // Each member has a separate marker; without a membership there is none.
-    equal!(there(store.conversation(&bob, LOBBY).await?)?.read, 0);
+    equal!(found(store.conversation(&bob, LOBBY).await?)?.read, 0);
     store.mark_read(&bob, 77, 1).await?;
-    store.mark_read(&name("nobody")?, LOBBY, 1).await?;
+    store.mark_read(&name("unknown")?, LOBBY, 1).await?;
     drop(store);
     let store = bench.open()?;
-    equal!(there(store.conversation(&ada, LOBBY).await?)?.read, 10);
+    equal!(found(store.conversation(&ada, LOBBY).await?)?.read, 10);
     Ok(())
 }
 
 pub(super) async fn conversation__head_is_its_newest_entry(bench: &Bench) -> Lawful {
     let store = bench.with(&["ada"]).await?;
     let ada = name("ada")?;
-    let room = there(store.create_room(&ada, &name("ops")?, "").await?)?;
+    let room = found(store.create_room(&ada, &name("ops")?, "").await?)?;
     equal!(room.head_link, chain::link_0(&bench.ground.server_key(), room.id));
     for _ in 0..3 {
         let receipt = say(&*store, entry(room.id, &ada, "x")).await?;
-        let now = there(store.conversation(&ada, room.id).await?)?;
+        let now = found(store.conversation(&ada, room.id).await?)?;
         equal!((now.head, now.head_link), (receipt.n, receipt.link));
         let list = store.conversations(&ada, false, LOBBY, 10).await?;
-        equal!(list, vec![Conversation { own: now.head, ..now }]);
+        equal!(list, vec![StoredConversation { own: now.head, ..now }]);
     }
     Ok(())
 }

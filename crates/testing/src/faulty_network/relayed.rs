@@ -13,7 +13,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Cut, ESTABLISHED, Silence, State};
+use super::{Cut, ESTABLISHED, NetworkState, Silence};
 
 /// Maximum number of delayed chunks in one direction.
 const DELAYED: usize = 256;
@@ -93,7 +93,7 @@ impl Relayed {
     }
 
     /// Relays until both ends have closed the connection or it is cut.
-    pub(super) async fn carry(&self, state: &State, client: TcpStream, server: TcpStream) {
+    pub(super) async fn carry(&self, state: &NetworkState, client: TcpStream, server: TcpStream) {
         for end in [&client, &server] {
             end.set_nodelay(true).unwrap();
         }
@@ -119,7 +119,7 @@ impl Relayed {
     /// relayed.
     async fn one_way(
         &self,
-        state: &State,
+        state: &NetworkState,
         end: usize,
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,

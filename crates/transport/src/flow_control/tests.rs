@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{ACK_EACH, FRAME, FlowControl, LITTLE, RAREST, WINDOW};
+use super::{ACK_EACH, FRAME, FlowControl, MAX_ACK_STEP, NEAR_WINDOW_PART, WINDOW};
 
 struct SimulatedPath {
     /// Bytes per second.
@@ -94,7 +94,7 @@ fn flow_control__in_flight_grows_with_bytes_sent_up_to_bound() {
     let frugal = u64::from(ACK_EACH) + 2 * FRAME as u64;
     assert!(near.carries(10 << 20).ahead <= frugal);
     let some = near.carries(64 << 20).ahead;
-    assert!(some > frugal && some <= (64 << 20) / LITTLE, "{some}");
+    assert!(some > frugal && some <= (64 << 20) / NEAR_WINDOW_PART, "{some}");
     let most = near.carries(1 << 30).ahead;
     assert!(most > 600_000 && most <= 800_000, "{most}");
 }
@@ -104,8 +104,8 @@ fn flow_control__in_flight_grows_with_bytes_sent_up_to_bound() {
 fn flow_control__in_flight_does_not_grow_with_duration() {
     for (rate, micros) in [(100e6, 1_000), (16e6, 200), (10e6, 20_000), (2e6, 200)] {
         let delay = Duration::from_micros(micros);
-        let way = SimulatedPath { rate, delay, ..SimulatedPath::default() };
-        let ahead = way.carries((rate * 200.0) as u64).ahead;
+        let path = SimulatedPath { rate, delay, ..SimulatedPath::default() };
+        let ahead = path.carries((rate * 200.0) as u64).ahead;
         let fits = rate * delay.as_secs_f64() + f64::from(ACK_EACH);
         let most = 2.5 * fits.max(256e3);
         assert!((ahead as f64) < most, "{rate} bytes a second, {delay:?}: {ahead}, {most}");
@@ -146,7 +146,7 @@ fn flow_control__in_flight_never_exceeds_window() {
 fn flow_control__rare_acks_do_not_stall_sender() {
     let delay = Duration::from_micros(100);
     for gap in [Duration::ZERO, Duration::from_millis(4)] {
-        let rare = SimulatedPath { delay, stride: RAREST, gap, ..SimulatedPath::default() };
+        let rare = SimulatedPath { delay, stride: MAX_ACK_STEP, gap, ..SimulatedPath::default() };
         let size = 64 << 20;
         let Trip { took, .. } = rare.carries(size);
         let ideal = (size as f64 / 500e6).max(gap.as_secs_f64() * (size / FRAME as u64) as f64);

@@ -410,6 +410,6 @@ async fn connection__write_error_ends_it_within_2_s_despite_input() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     // The same while nothing is read.
     client.send_app(b"x").unwrap();
-    let ended = client.hold().await;
+    let ended = client.wait_without_reading().await;
     assert!(matches!(ended, ConnectionError::Cut(Some(_))), "{ended}");
 }

@@ -9,8 +9,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{ClassicChannel, Form, call};
-use twinlock_core::keys::ClassicKey;
+use twinlock_core::classic::{ClassicChannel, ClassicScheme, call};
+use twinlock_core::keys::ClassicSecret;
 use twinlock_transport::OsEntropy;
 
 use super::{Host, Person};
@@ -74,7 +74,7 @@ impl Line {
     pub fn new(ports: &Ports, name: &str, key: &[u8; 32]) -> io::Result<Self> {
         let mut io = ports.connect(ports.lines)?;
         let greeting = line(&mut io)?;
-        let key = ClassicKey::new(key);
+        let key = ClassicSecret::new(key);
         let (hello, lines) = call(name, &key, greeting.as_bytes(), &mut OsEntropy).unwrap();
         io.get_mut().write_all(hello.as_bytes())?;
         Ok(Self { io, lines })
@@ -106,7 +106,8 @@ pub struct Origin {
 
 impl Origin {
     pub fn new(ports: &Ports, key: &[u8; 32]) -> io::Result<Self> {
-        let bridge = Bridge::new(Form::Origin, &ClassicKey::new(key)).unwrap().reversed();
+        let bridge =
+            Bridge::new(ClassicScheme::Origin, &ClassicSecret::new(key)).unwrap().reversed();
         Ok(Self { io: ports.connect(ports.origin)?, bridge })
     }
 }

@@ -5,7 +5,7 @@ use crate::limits::{MAX_BODY, MAX_BULK};
 use crate::rekey::{REKEY1, answer};
 
 const SIDES: [Side; 2] = [Side::Client, Side::Server];
-const APART: Duration = Duration::from_secs(10);
+const REKEY_INTERVAL: Duration = Duration::from_secs(10);
 
 fn is_violation<T>(result: &Result<T, SessionFault>) -> bool {
     matches!(result, Err(SessionFault::Violation(_)))
@@ -206,10 +206,10 @@ fn rekey_with(bare: &mut Bare, delay: Duration) -> Result<Said, SessionFault> {
 fn rekey__minimum_interval_applies_after_the_first() {
     let mut bare = Bare::open(Side::Server);
     assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(1)));
-    bare.now += APART;
+    bare.now += REKEY_INTERVAL;
     assert_eq!(rekey(&mut bare), Ok(Said::Rekeyed(2)));
     assert_eq!(bare.session.facts().rekeys, 2);
-    bare.now += APART - Duration::from_millis(1);
+    bare.now += REKEY_INTERVAL - Duration::from_millis(1);
     let again = AwaitRekey2::start(&mut Seeded(6));
     assert!(is_violation(&bare.say(MessageType::Rekey1, again.body())));
     bare.assert_closed(CloseCode::Protocol);
@@ -326,13 +326,13 @@ fn session__info_too_long_for_ready_is_omitted() {
 #[test]
 fn session__partly_sent_backlog_uses_bounded_memory() {
     let mut bare = Bare::open(Side::Server);
-    let mut most = 0;
+    let mut max = 0;
     for _ in 0..2000 {
         bare.session.send_app(&[0; 8000]).unwrap();
         bare.session.sent(bare.session.outgoing().len() - 100);
-        most = most.max(bare.session.out.bytes.len());
+        max = max.max(bare.session.out.bytes.len());
     }
-    assert!(most < 200_000, "{most} bytes");
+    assert!(max < 200_000, "{max} bytes");
 }
 
 #[test]

@@ -16,21 +16,21 @@ fn device(n: u8) -> Option<DeviceId> {
 #[test]
 fn registry__same_instance_replaces_session_at_limit() {
     let registry = Arc::new(Registry::default());
-    let most = SessionLimits { device: 2, password: 2 };
-    let enter = |device| registry.enter(user("ada"), device, most).unwrap();
+    let max = SessionLimits { device: 2, password: 2 };
+    let enter = |device| registry.enter(user("ada"), device, max).unwrap();
     let first = enter(device(1));
     let second = enter(device(1));
-    assert_eq!(registry.ready(&first, b"run", most), Ok(()));
-    assert_eq!(registry.ready(&second, b"second", most), Ok(()));
+    assert_eq!(registry.ready(&first, b"run", max), Ok(()));
+    assert_eq!(registry.ready(&second, b"second", max), Ok(()));
     let newer = enter(device(1));
-    assert_eq!(registry.ready(&newer, b"run", most), Ok(()));
+    assert_eq!(registry.ready(&newer, b"run", max), Ok(()));
     assert_eq!(first.take_signals().close, Some(CloseCode::Replaced));
     // Another instance on the same device is another session.
     let other = enter(device(1));
-    assert_eq!(registry.ready(&other, b"another", most), Err(CloseCode::Quota));
-    assert_eq!(registry.enter(user("ada"), device(1), most).map(drop), Ok(()));
+    assert_eq!(registry.ready(&other, b"another", max), Err(CloseCode::Quota));
+    assert_eq!(registry.enter(user("ada"), device(1), max).map(drop), Ok(()));
     let _more = enter(device(1));
-    assert_eq!(registry.enter(user("ada"), device(1), most).map(drop), Err(CloseCode::Quota));
+    assert_eq!(registry.enter(user("ada"), device(1), max).map(drop), Err(CloseCode::Quota));
     drop((first, other));
     assert_eq!([&newer, &second].map(|session| session.take_signals().close), [None, None]);
     assert!(registry.is_device_online(&DeviceId([1; 16])));
@@ -45,18 +45,18 @@ fn registry__same_instance_replaces_session_at_limit() {
 #[test]
 fn registry__sessions_limited_by_device_and_password() {
     let registry = Arc::new(Registry::default());
-    let most = SessionLimits { device: 1, password: 2 };
-    let enter = |device| registry.enter(user("ada"), device, most);
+    let max = SessionLimits { device: 1, password: 2 };
+    let enter = |device| registry.enter(user("ada"), device, max);
     let full = [enter(device(1)).unwrap(), enter(device(1)).unwrap()];
-    assert_eq!(registry.ready(&full[0], b"one", most), Ok(()));
-    assert_eq!(registry.ready(&full[1], b"two", most), Err(CloseCode::Quota));
+    assert_eq!(registry.ready(&full[0], b"one", max), Ok(()));
+    assert_eq!(registry.ready(&full[1], b"two", max), Err(CloseCode::Quota));
     assert_eq!(enter(device(1)).map(drop), Err(CloseCode::Quota));
     let other = enter(device(2)).unwrap();
-    assert_eq!(registry.ready(&other, b"one", most), Ok(()));
+    assert_eq!(registry.ready(&other, b"one", max), Ok(()));
     // A password session is always admitted, and the oldest one is closed.
     let passwords = [(); 4].map(|()| enter(None).unwrap());
     for session in &passwords {
-        assert_eq!(registry.ready(session, b"", most), Ok(()));
+        assert_eq!(registry.ready(session, b"", max), Ok(()));
     }
     let closed = passwords.each_ref().map(|session| session.take_signals().close);
     let quota = Some(CloseCode::Quota);

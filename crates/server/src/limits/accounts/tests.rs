@@ -14,7 +14,7 @@ fn account(text_rate: u64, text_per_day: u64, changes_per_minute: u32) -> (Accou
         changes_per_minute,
         ..Limits::default()
     };
-    let accounts = Accounts::new(&limits, indexed());
+    let accounts = AccountTable::new(&limits, indexed());
     let began = accounts.began;
     let account = Account::new(accounts.rates, accounts.unindexed, began);
     (account, began)
@@ -24,10 +24,10 @@ fn indexed() -> Unindexed {
     Unindexed(Arc::new(|| 0))
 }
 
-/// Writes while it may, at most `most` bytes, without any time passing.
-fn write_all(account: &Account, now: Instant, most: u64) -> u64 {
+/// Writes while it may, at most `max` bytes, without any time passing.
+fn write_all(account: &Account, now: Instant, max: u64) -> u64 {
     let mut written = 0;
-    while written < most && account.text_wait(now).is_none() {
+    while written < max && account.text_wait(now).is_none() {
         account.write(1 << 10, now).unwrap();
         written += 1 << 10;
     }
@@ -39,13 +39,13 @@ fn text__unindexed_backlog_delays_only_above_burst() {
     let unindexed = Arc::new(AtomicU64::new(0));
     let seen = unindexed.clone();
     let seen = Unindexed(Arc::new(move || seen.load(Ordering::Relaxed)));
-    let accounts = Accounts::new(&Limits::default(), seen);
+    let accounts = AccountTable::new(&Limits::default(), seen);
     let now = accounts.began;
     let user = |name: &str| accounts.of(&name.parse().unwrap());
     // Everything is indexed: only the burst counts.
     assert_eq!(write_all(&user("ada"), now, 8 * MIB), 8 * MIB);
     unindexed.store(UNINDEXED + 1, Ordering::Relaxed);
-    assert_eq!(user("ada").text_wait(now), Some(LOOK));
+    assert_eq!(user("ada").text_wait(now), Some(CHECK_INTERVAL));
     assert_eq!(write_all(&user("bob"), now, 8 * MIB), MIB);
     // Whatever the debt, it is paid after at most 4 s, and the burst is full after 8 s.
     let (nothing, burst) = (now + Duration::from_secs(4), now + Duration::from_secs(8));
@@ -60,7 +60,7 @@ fn text__unindexed_backlog_delays_only_above_burst() {
         Limits { text_rate: 0, ..Limits::default() },
         Limits { text_rate_unindexed: 0, ..Limits::default() },
     ] {
-        let accounts = Accounts::new(&limits, accounts.unindexed.clone());
+        let accounts = AccountTable::new(&limits, accounts.unindexed.clone());
         let account = accounts.of(&"ada".parse().unwrap());
         assert_eq!(write_all(&account, now, 16 * MIB), 16 * MIB);
     }
@@ -102,7 +102,7 @@ fn text__quota_covers_rolling_day() {
     let at = |hours: u64| began + Duration::from_secs(hours * HOUR + 60);
     account.write(60, at(0)).unwrap();
     account.write(40, at(5)).unwrap();
-    let over = OverQuota { most: 100, again: Duration::from_secs(HOUR - 60) };
+    let over = OverQuota { max: 100, retry_after: Duration::from_secs(HOUR - 60) };
     assert_eq!(account.write(1, at(5)), Err(over));
     assert_eq!(account.write(1, at(23)), Err(over));
     // The first hour is a day old.

@@ -3,20 +3,20 @@
 use std::time::{Duration, Instant};
 
 /// Guesses at a name that one source may make without a pause.
-pub(super) const AT_ONCE: u32 = 5;
+pub(super) const FREE_GUESSES: u32 = 5;
 /// The first pause after them; each further guess doubles it.
 const FIRST: Duration = Duration::from_secs(30);
 /// The longest pause. A quiet time of this length makes the run one shorter.
-pub(super) const LONGEST: Duration = Duration::from_secs(15 * 60);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(15 * 60);
 /// The maximum run, at which the pause is longest. A few quiet hours therefore undo any attack.
-const LONGEST_RUN: u32 = AT_ONCE + 5;
+const MAX_RUN: u32 = FREE_GUESSES + 5;
 
 /// Guesses of a source at a name within [`DAY`] that count as its first ones.
-pub(super) const FIRST_OF_A_DAY: u32 = 3;
+pub(super) const DAILY_FREE: u32 = 3;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Maximum length of a name's run: guesses of all unknown sources together.
-pub(super) const NAME_LONGEST: u32 = 20;
+pub(super) const NAME_MAX_RUN: u32 = 20;
 /// Part of a name's run that is reserved for the first guesses of a source. Without it, three
 /// sources at their own limits would take every guess that becomes free.
 const RESERVED: u32 = 10;
@@ -51,30 +51,30 @@ impl Run {
     }
 
     /// The run after the quiet time since its last guess.
-    fn rested(self, now: Instant) -> Self {
-        let quiet = now.saturating_duration_since(self.last).as_secs() / LONGEST.as_secs();
+    fn after_quiet_time(self, now: Instant) -> Self {
+        let quiet = now.saturating_duration_since(self.last).as_secs() / MAX_WAIT.as_secs();
         let quiet = u32::try_from(quiet).unwrap_or(u32::MAX);
         Self { length: self.length.saturating_sub(quiet), ..self }
     }
 
     /// Whether a guess is allowed now.
     pub(super) fn check(&self, now: Instant) -> Result<(), Wait> {
-        let Some(doublings) = self.length.checked_sub(AT_ONCE) else { return Ok(()) };
-        let pause = (FIRST * 2_u32.saturating_pow(doublings)).min(LONGEST);
+        let Some(doublings) = self.length.checked_sub(FREE_GUESSES) else { return Ok(()) };
+        let pause = (FIRST * 2_u32.saturating_pow(doublings)).min(MAX_WAIT);
         if now < self.last + pause { Err(Wait::until(self.last + pause, now)) } else { Ok(()) }
     }
 
     /// Whether this source has made few guesses at this name today.
     pub(super) fn is_new(&self, now: Instant) -> bool {
-        self.today < FIRST_OF_A_DAY || now >= self.day + DAY
+        self.today < DAILY_FREE || now >= self.day + DAY
     }
 
     /// Counts a guess, and returns the time of the previous one.
     pub(super) fn count(&mut self, now: Instant) -> Instant {
         let before = self.last;
-        let rested = self.rested(now);
+        let after_quiet_time = self.after_quiet_time(now);
         let (today, day) = if now >= self.day + DAY { (0, now) } else { (self.today, self.day) };
-        let length = (rested.length + 1).min(LONGEST_RUN);
+        let length = (after_quiet_time.length + 1).min(MAX_RUN);
         *self = Self { length, last: now, today: today.saturating_add(1), day };
         before
     }
@@ -112,15 +112,15 @@ impl NameRun {
     /// Counts a guess; `is_new`: it is one of the first of its source.
     pub(super) fn take(&mut self, is_new: bool, now: Instant) -> Result<(), Wait> {
         *self = self.drained(now);
-        let most = if is_new { NAME_LONGEST } else { NAME_LONGEST - RESERVED };
-        match self.length.checked_sub(most) {
+        let max = if is_new { NAME_MAX_RUN } else { NAME_MAX_RUN - RESERVED };
+        match self.length.checked_sub(max) {
             None => {
                 self.length += 1;
                 Ok(())
             }
             Some(beyond) => {
                 let free = self.since + NAME_STEP * (beyond + 1);
-                Err(Wait::until(free.min(now + LONGEST), now))
+                Err(Wait::until(free.min(now + MAX_WAIT), now))
             }
         }
     }
@@ -138,13 +138,13 @@ pub(super) trait Guessed {
 
 impl Guessed for Run {
     fn is_guessed(&self, now: Instant) -> bool {
-        self.rested(now).length >= AT_ONCE
+        self.after_quiet_time(now).length >= FREE_GUESSES
     }
 }
 
 impl Guessed for NameRun {
     fn is_guessed(&self, now: Instant) -> bool {
-        self.drained(now).length >= AT_ONCE
+        self.drained(now).length >= FREE_GUESSES
     }
 }
 
@@ -152,7 +152,7 @@ impl Guessed for NameRun {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoginBucket {
     tokens: u32,
-    most: u32,
+    max: u32,
     /// Time until the next token.
     step: Duration,
     /// Time of the last token.
@@ -162,15 +162,15 @@ pub(super) struct LoginBucket {
 impl LoginBucket {
     pub(super) fn new(per_minute: u32, now: Instant) -> Self {
         let step = Duration::from_secs(60) / per_minute;
-        Self { tokens: per_minute, most: per_minute, step, since: now }
+        Self { tokens: per_minute, max: per_minute, step, since: now }
     }
 
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Wait> {
-        while self.tokens < self.most && now >= self.since + self.step {
+        while self.tokens < self.max && now >= self.since + self.step {
             self.since += self.step;
             self.tokens += 1;
         }
-        if self.tokens == self.most {
+        if self.tokens == self.max {
             self.since = now;
         }
         if self.tokens == 0 {
@@ -181,6 +181,6 @@ impl LoginBucket {
     }
 
     pub(super) fn give_back(&mut self) {
-        self.tokens = (self.tokens + 1).min(self.most);
+        self.tokens = (self.tokens + 1).min(self.max);
     }
 }

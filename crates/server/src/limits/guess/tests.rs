@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::pace::{LONGEST, NAME_LONGEST, NAME_STEP};
+use super::pace::{MAX_WAIT, NAME_MAX_RUN, NAME_STEP};
 use super::*;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -133,8 +133,8 @@ fn guess__many_sources_share_daily_maximum() {
     for sources in [2, 20, 1000] {
         let (guesses, ada) = (Guesses::new(1_000_000), name("ada"));
         let got = attack(&guesses, &ada, sources, seconds(60), |_, _| ());
-        let most = u64::from(NAME_LONGEST) + DAY / NAME_STEP.as_secs();
-        assert!(got <= most, "{sources} sources: {got} guesses, {most} at most");
+        let max = u64::from(NAME_MAX_RUN) + DAY / NAME_STEP.as_secs();
+        assert!(got <= max, "{sources} sources: {got} guesses, {max} at most");
     }
 }
 
@@ -161,7 +161,7 @@ fn guess__wait_is_at_most_15_min() {
     for n in 0..100 {
         while guesses.take(from(&ada, n), None, now).is_ok() {}
         if let Err(Wait(wait)) = guesses.take(from(&ada, n), None, now) {
-            assert!(u64::from(wait) <= LONGEST.as_secs() + 1, "{wait}");
+            assert!(u64::from(wait) <= MAX_WAIT.as_secs() + 1, "{wait}");
         }
     }
 }
@@ -176,7 +176,7 @@ fn guess__known_source_has_separate_run() {
     assert!(guesses.take(home, None, now).is_err());
     // None of these count for other sources.
     let others = (100..200).filter(|n| guesses.take(from(&ada, *n), None, now).is_ok());
-    assert_eq!(others.count(), NAME_LONGEST as usize);
+    assert_eq!(others.count(), NAME_MAX_RUN as usize);
 }
 
 #[test]
@@ -256,6 +256,6 @@ fn guess__table_sizes_are_bounded() {
         let user = name(&format!("u{n}"));
         guesses.take(from(&user, n), None, now).map(drop).unwrap();
     }
-    assert_eq!(guesses.names.lock().unwrap().len(), KEPT.get());
-    assert_eq!(guesses.sources.lock().unwrap().len(), KEPT.get());
+    assert_eq!(guesses.names.lock().unwrap().len(), TABLE_SIZE.get());
+    assert_eq!(guesses.sources.lock().unwrap().len(), TABLE_SIZE.get());
 }

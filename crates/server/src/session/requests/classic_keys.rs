@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use twinlock_core::Entropy as _;
-use twinlock_core::classic::Form;
+use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::Name;
 use twinlock_core::keys;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
-use twinlock_store::{AddedClassicKey, ClassicKey, Role};
+use twinlock_store::{AddedClassicKey, StoredClassicKey, UserRole};
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
@@ -21,7 +21,7 @@ use crate::services::Services;
 impl RequestContext<'_> {
     /// Reads the role from the record, because it may have been withdrawn since the session began.
     async fn is_admin(&self) -> Result<bool, RequestRefusal> {
-        Ok(self.me().await?.is_some_and(|me| me.role >= Role::Admin))
+        Ok(self.me().await?.is_some_and(|me| me.role >= UserRole::Admin))
     }
 
     pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> RequestResult {
@@ -34,14 +34,14 @@ impl RequestContext<'_> {
         OsEntropy.fill(&mut salt);
         let sealed = match <[u8; 32]>::try_from(want.key.as_ref()) {
             // The key of JWE lines is always generated here: no existing program has one.
-            Ok(key) if form != Form::Jwe => {
-                let key = keys::ClassicKey::new(&Zeroizing::new(key));
+            Ok(key) if form != ClassicScheme::Jwe => {
+                let key = keys::ClassicSecret::new(&Zeroizing::new(key));
                 Some(self.services.admission.seal_imported(&name, &salt, &key))
             }
             Err(_) if want.key.is_empty() => None,
             _ => return refuse(RefusalReason::Malformed),
         };
-        let row = ClassicKey {
+        let row = StoredClassicKey {
             name,
             user: self.person.user.clone(),
             conversation: want.conversation,
@@ -59,15 +59,15 @@ impl RequestContext<'_> {
             AddedClassicKey::NotAMember => return refuse(RefusalReason::NotFound),
         }
         let Services { admission, .. } = self.services;
-        let ClassicKey { name, user, conversation, .. } = &row;
+        let StoredClassicKey { name, user, conversation, .. } = &row;
         let (made_by, key, conversation) = (user.clone(), name.clone(), *conversation);
         let (form_word, imported) = (form.word(), sealed.is_some());
         with_name(&self.services.record, user, conversation, move |room| {
             tracing::info!(user = %made_by, %key, room, conversation, form = form_word, imported, "classic key made");
         });
         let port = admission.port(match form {
-            Form::Jwe => ListenerKind::Classic,
-            Form::Origin | Form::OriginHmac => ListenerKind::Origin,
+            ClassicScheme::Jwe => ListenerKind::Classic,
+            ClassicScheme::Origin | ClassicScheme::OriginHmac => ListenerKind::Origin,
         });
         Ok(Answered::NewClassicKey(proto::NewClassicKey {
             // The importer has an imported key already.
@@ -101,8 +101,8 @@ impl RequestContext<'_> {
 
     pub(crate) async fn revoke_classic_key(&self, want: proto::RevokeClassicKey) -> RequestResult {
         let name = Name::new(&want.name).map_err(bad_name)?;
-        let wanted = name.clone();
-        let key = self.reading(|store| async move { store.classic_key(&wanted).await }).await?;
+        let searched = name.clone();
+        let key = self.reading(|store| async move { store.classic_key(&searched).await }).await?;
         let Some(key) = key else { return refuse(RefusalReason::NotFound) };
         // Only users who may see another user's key learn that it exists.
         if key.user != self.person.user && !self.is_admin().await? {
@@ -127,19 +127,19 @@ impl RequestContext<'_> {
     }
 }
 
-fn form(form: Form) -> proto::ClassicForm {
+fn form(form: ClassicScheme) -> proto::ClassicForm {
     match form {
-        Form::Jwe => proto::ClassicForm::JweLines,
-        Form::Origin => proto::ClassicForm::Origin,
-        Form::OriginHmac => proto::ClassicForm::OriginHmac,
+        ClassicScheme::Jwe => proto::ClassicForm::JweLines,
+        ClassicScheme::Origin => proto::ClassicForm::Origin,
+        ClassicScheme::OriginHmac => proto::ClassicForm::OriginHmac,
     }
 }
 
-fn form_from(form: proto::ClassicForm) -> Option<Form> {
+fn form_from(form: proto::ClassicForm) -> Option<ClassicScheme> {
     match form {
         proto::ClassicForm::FormNone => None,
-        proto::ClassicForm::JweLines => Some(Form::Jwe),
-        proto::ClassicForm::Origin => Some(Form::Origin),
-        proto::ClassicForm::OriginHmac => Some(Form::OriginHmac),
+        proto::ClassicForm::JweLines => Some(ClassicScheme::Jwe),
+        proto::ClassicForm::Origin => Some(ClassicScheme::Origin),
+        proto::ClassicForm::OriginHmac => Some(ClassicScheme::OriginHmac),
     }
 }

@@ -16,9 +16,9 @@ const CONVERSATIONS: usize = 64;
 
 impl RequestContext<'_> {
     pub(crate) async fn list_conversations(&self, want: proto::ListConversations) -> RequestResult {
-        let (user, most) = (self.person.user.clone(), CONVERSATIONS + 1);
+        let (user, max) = (self.person.user.clone(), CONVERSATIONS + 1);
         let rows = self.reading(|store| async move {
-            store.conversations(&user, want.joinable, want.after, most).await
+            store.conversations(&user, want.joinable, want.after, max).await
         });
         let rows = rows.await?;
         Ok(Answered::Conversations(proto::Conversations {
@@ -60,8 +60,8 @@ impl RequestContext<'_> {
         };
         let Joined { conversation: joined, new } = joined;
         if new {
-            self.tell_members(joined.id).await?;
-            self.say(joined.id, &format!("{} joined", self.person.user)).await;
+            self.notify_members(joined.id).await?;
+            self.post_notice(joined.id, &format!("{} joined", self.person.user)).await;
         }
         Ok(Answered::Conversation(convert::conversation(&joined)))
     }
@@ -76,8 +76,8 @@ impl RequestContext<'_> {
         }
         // First, so that the user's other sessions stop following it.
         self.services.bus.conversation_changed(from_ref(&self.person.user), want.conversation);
-        self.tell_members(want.conversation).await?;
-        self.say(want.conversation, &format!("{} left", self.person.user)).await;
+        self.notify_members(want.conversation).await?;
+        self.post_notice(want.conversation, &format!("{} left", self.person.user)).await;
         done()
     }
 
@@ -94,9 +94,9 @@ impl RequestContext<'_> {
             .await
             .map_err(|e| storage(&e))?;
         let Some(changed) = changed else { return refuse(RefusalReason::NotFound) };
-        let said = format!("{} set the topic: {}", self.person.user, want.topic);
-        self.tell_members(want.conversation).await?;
-        self.say(want.conversation, &said).await;
+        let notice = format!("{} set the topic: {}", self.person.user, want.topic);
+        self.notify_members(want.conversation).await?;
+        self.post_notice(want.conversation, &notice).await;
         Ok(Answered::Conversation(convert::conversation(&changed)))
     }
 

@@ -8,10 +8,10 @@ mod reading;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, DeviceId, MessageId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
-use twinlock_store::{Appended, Conversation, NewEntry, Person, Store, StoreError};
+use twinlock_store::{Appended, NewEntry, Store, StoreError, StoredConversation, StoredPerson};
 use twinlock_transport::OsEntropy;
 
 use crate::refusal::{RequestRefusal, bad_name, storage};
@@ -23,7 +23,7 @@ const LIST: usize = 100;
 /// The device session that sent the request.
 pub(super) struct RequestContext<'a> {
     pub(super) services: &'a Services,
-    pub(super) person: &'a Person,
+    pub(super) person: &'a StoredPerson,
     pub(super) device: &'a DeviceId,
 }
 
@@ -43,7 +43,7 @@ impl RequestContext<'_> {
     }
 
     /// This user as currently recorded.
-    async fn me(&self) -> Result<Option<Person>, RequestRefusal> {
+    async fn me(&self) -> Result<Option<StoredPerson>, RequestRefusal> {
         let user = self.person.user.clone();
         self.reading(|store| async move { store.person(&user).await }).await
     }
@@ -52,15 +52,15 @@ impl RequestContext<'_> {
     fn change(&self) -> Result<(), RequestRefusal> {
         let account = self.services.record.accounts.of(&self.person.user);
         account.change(Instant::now().into_std()).map_err(|wait| {
-            let most = self.services.env.config.limits.changes_per_minute;
+            let max = self.services.env.config.limits.changes_per_minute;
             let again = u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
             RequestRefusal::for_now(RefusalReason::Busy, again)
-                .at(proto::Limit::ChangesPerMinute, most)
+                .at(proto::Limit::ChangesPerMinute, max)
         })
     }
 
     /// A conversation of which this user is a member.
-    async fn own(&self, id: ConversationId) -> Result<Conversation, RequestRefusal> {
+    async fn own(&self, id: ConversationId) -> Result<StoredConversation, RequestRefusal> {
         let user = self.person.user.clone();
         let found =
             self.reading(|store| async move { store.conversation(&user, id).await }).await?;
@@ -71,23 +71,23 @@ impl RequestContext<'_> {
         &self,
         id: ConversationId,
         after: Option<Name>,
-        most: usize,
+        max: usize,
     ) -> Result<Vec<Name>, RequestRefusal> {
-        self.reading(|store| async move { store.members(id, after.as_ref(), most).await }).await
+        self.reading(|store| async move { store.members(id, after.as_ref(), max).await }).await
     }
 
     /// Appends a notice of the server to a conversation.
-    async fn say(&self, conversation: ConversationId, text: &str) {
+    async fn post_notice(&self, conversation: ConversationId, text: &str) {
         let entry = NewEntry {
             conversation,
             sender: Sender::Server,
             message_id: MessageId::fresh(self.services.env.now_ms(), &mut OsEntropy),
-            kind: Kind::SYSTEM,
+            kind: EntryKind::SYSTEM,
             body: text.to_owned().into(),
         };
         // The announced change is complete, whether or not the notice can be recorded.
         match self.services.record.store.append(vec![entry]).await {
-            Ok(said) if said.contains(&Appended::NotAMember) => {
+            Ok(appended) if appended.contains(&Appended::NotAMember) => {
                 tracing::warn!(conversation, "a notice of the server was not recorded");
             }
             Ok(_) => {}
@@ -95,7 +95,7 @@ impl RequestContext<'_> {
         }
     }
 
-    async fn tell_members(&self, id: ConversationId) -> Result<(), RequestRefusal> {
+    async fn notify_members(&self, id: ConversationId) -> Result<(), RequestRefusal> {
         let mut after = None;
         loop {
             let rows = self.members(id, after, LIST).await?;
@@ -108,11 +108,11 @@ impl RequestContext<'_> {
     }
 }
 
-/// The number of items in an answer: as requested, at most `most`; `most` if not specified.
-fn at_most(wanted: u32, most: usize) -> usize {
-    match usize::try_from(wanted) {
-        Ok(wanted @ 1..) => wanted.min(most),
-        _ => most,
+/// The number of items in an answer: as requested, at most `max`; `max` if not specified.
+fn at_most(requested: u32, max: usize) -> usize {
+    match usize::try_from(requested) {
+        Ok(requested @ 1..) => requested.min(max),
+        _ => max,
     }
 }
 

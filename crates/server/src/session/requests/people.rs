@@ -2,7 +2,7 @@
 
 use twinlock_core::id::{DeviceId, Name};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
-use twinlock_store::{Person, Role};
+use twinlock_store::{StoredPerson, UserRole};
 
 use super::{LIST, RequestContext, RequestResult, done, page_after};
 use crate::barred::Revocation;
@@ -17,7 +17,7 @@ impl RequestContext<'_> {
         let rows =
             self.reading(|store| async move { store.people(after.as_ref(), LIST + 1).await });
         let rows = rows.await?;
-        let online = |person: &Person| self.services.bus.is_online(&person.user);
+        let online = |person: &StoredPerson| self.services.bus.is_online(&person.user);
         Ok(Answered::People(proto::People {
             more: rows.len() > LIST,
             people: rows.iter().take(LIST).map(|p| convert::person(p, online(p))).collect(),
@@ -25,11 +25,11 @@ impl RequestContext<'_> {
     }
 
     pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> RequestResult {
-        let role = convert::role_from(want.role).unwrap_or(Role::Member);
+        let role = convert::role_from(want.role).unwrap_or(UserRole::Member);
         // The role may have been withdrawn since the session began.
-        let Some(me) = self.me().await?.filter(|me| me.role >= Role::Admin && me.role >= role)
+        let Some(me) = self.me().await?.filter(|me| me.role >= UserRole::Admin && me.role >= role)
         else {
-            return needs(convert::role(role.max(Role::Admin)));
+            return needs(convert::role(role.max(UserRole::Admin)));
         };
         let user = match want.user.as_str() {
             "" => None,

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use twinlock_core::id::{ConversationId, Link};
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
-use twinlock_store::{Content, Entry, Limit, Page, SLICE, SearchFrom};
+use twinlock_store::{EntryPage, ReadLimit, SLICE, SearchFrom, StoredContent, StoredEntry};
 
 use super::{LIST, RequestContext, RequestResult, at_most, done};
 use crate::convert::{self, copy};
@@ -16,9 +16,9 @@ use crate::refusal::{RequestRefusal, refuse, storage, too_large};
 use crate::session::frame_writer::{ENTRY_HEAD, FRAME_HEAD};
 
 /// Maximum entries of one answer, and bytes of bodies requested from the store.
-const PAGE: Limit = Limit { entries: 512, bytes: 32 * 1024 };
+const PAGE: ReadLimit = ReadLimit { entries: 512, bytes: 32 * 1024 };
 /// When to retry a search that took too long, seconds.
-const SEARCH_AGAIN: u32 = 5;
+const SEARCH_RETRY_SECONDS: u32 = 5;
 
 impl RequestContext<'_> {
     pub(crate) async fn read(&self, want: proto::Read) -> RequestResult {
@@ -26,7 +26,7 @@ impl RequestContext<'_> {
         if want.after > conversation.head {
             return refuse(RefusalReason::Ahead);
         }
-        let limit = Limit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
+        let limit = ReadLimit { entries: at_most(want.limit, PAGE.entries), ..PAGE };
         let page = self.page(want.conversation, want.after, limit).await?;
         let entries = page.entries.iter().map(|entry| {
             let link = if want.links { copy(&entry.link.0) } else { Bytes::new() };
@@ -43,7 +43,7 @@ impl RequestContext<'_> {
 
     /// The stored link of entry `n`, or the initial link if `n` is 0.
     async fn link(&self, conversation: ConversationId, n: u64) -> Result<Link, RequestRefusal> {
-        let one = Limit { entries: 1, bytes: 0 };
+        let one = ReadLimit { entries: 1, bytes: 0 };
         Ok(self.page(conversation, n, one).await?.link_after)
     }
 
@@ -51,13 +51,13 @@ impl RequestContext<'_> {
         &self,
         conversation: ConversationId,
         after: u64,
-        limit: Limit,
-    ) -> Result<Page, RequestRefusal> {
+        limit: ReadLimit,
+    ) -> Result<EntryPage, RequestRefusal> {
         self.reading(|store| async move { store.read(conversation, after, limit).await }).await
     }
 
     /// The answer to a follow from `want.after`, if it may begin.
-    pub(crate) async fn look_to_follow(
+    pub(crate) async fn prepare_follow(
         &self,
         want: &proto::Follow,
     ) -> Result<proto::Following, RequestRefusal> {
@@ -79,12 +79,12 @@ impl RequestContext<'_> {
             return too_large(proto::Limit::SearchBytes, MAX_SEARCH);
         }
         let before = if want.before == 0 { u64::MAX } else { want.before };
-        let most = at_most(want.limit, LIST);
+        let max = at_most(want.limit, LIST);
         let time = self.services.env.config.limits.search;
         let until = Instant::now() + time;
-        let found = timeout_at(until, self.search_slices(&want, before, most, until)).await;
+        let found = timeout_at(until, self.search_slices(&want, before, max, until)).await;
         let Some(found) = found.unwrap_or(Ok(None))? else {
-            let busy = RequestRefusal::for_now(RefusalReason::Busy, SEARCH_AGAIN);
+            let busy = RequestRefusal::for_now(RefusalReason::Busy, SEARCH_RETRY_SECONDS);
             return Err(busy.at(proto::Limit::SearchSeconds, time.as_secs()));
         };
         Ok(Answered::Page(proto::Page {
@@ -101,19 +101,19 @@ impl RequestContext<'_> {
         &self,
         want: &proto::Search,
         before: u64,
-        most: usize,
+        max: usize,
         until: Instant,
-    ) -> Result<Option<Vec<Entry>>, RequestRefusal> {
+    ) -> Result<Option<Vec<StoredEntry>>, RequestRefusal> {
         let mut all = Vec::new();
         let mut room = MAX_BODY;
         let mut from = Some(SearchFrom::below(before));
         while let Some(at) = from
-            && all.len() < most
+            && all.len() < max
         {
             if Instant::now() >= until {
                 return Ok(None);
             }
-            let limit = Limit { entries: most - all.len(), bytes: room };
+            let limit = ReadLimit { entries: max - all.len(), bytes: room };
             let turn = self.services.record.search_turn(&self.person.user).await;
             let (conversation, text) = (want.conversation, want.text.clone());
             // Both turns last until the slice ends, even if the session has ended.
@@ -150,8 +150,8 @@ impl RequestContext<'_> {
 }
 
 /// Bytes of an entry's body.
-fn size(entry: &Entry) -> usize {
-    if let Content::Body(_, body) = &entry.content { body.len() } else { 0 }
+fn size(entry: &StoredEntry) -> usize {
+    if let StoredContent::Body(_, body) = &entry.content { body.len() } else { 0 }
 }
 
 /// As many entries as fit in a frame, at least one; the client continues after the last.

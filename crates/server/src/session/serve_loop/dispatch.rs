@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, DeviceId, MessageId, Name, Sender, SessionId};
 use twinlock_core::limits::MAX_TEXT;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
-use twinlock_store::{NewEntry, Person};
+use twinlock_store::{NewEntry, StoredPerson};
 use twinlock_transport::transport::Transport;
 
 use super::super::register::Registrations;
@@ -163,7 +163,7 @@ impl<S: Transport> SessionLoop<S> {
             conversation: append.conversation,
             sender: Sender::new(&person.user, Some(device)),
             message_id,
-            kind: Kind::TEXT,
+            kind: EntryKind::TEXT,
             body: own_body(&append.body),
         })
     }
@@ -207,7 +207,7 @@ struct DeviceRequest {
     services: Services,
     this: Arc<SessionHandle>,
     sid: SessionId,
-    person: Arc<Person>,
+    person: Arc<StoredPerson>,
     device: DeviceId,
     step_up: Option<Box<SessionStepUp>>,
 }
@@ -249,7 +249,7 @@ impl DeviceRequest {
             Op::ListClassicKeys(want) => context.list_classic_keys(want).await,
             Op::RevokeClassicKey(want) => context.revoke_classic_key(want).await,
             Op::ListPeople(want) => context.list_people(want).await,
-            Op::Follow(want) => context.look_to_follow(&want).await.map(|following| {
+            Op::Follow(want) => context.prepare_follow(&want).await.map(|following| {
                 follow = Some((want.conversation, want.after));
                 Answered::Following(following)
             }),

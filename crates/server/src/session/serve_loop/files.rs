@@ -12,7 +12,7 @@ use crate::record::Record;
 impl<S: Transport> SessionLoop<S> {
     /// Whether an upload waits for the disk, so that nothing more is read.
     pub(super) fn is_blocked_by_disk(&self) -> bool {
-        self.files.as_ref().is_some_and(|files| files.are_stuffed())
+        self.files.as_ref().is_some_and(|files| files.is_upload_full())
     }
 
     /// Whether a download has bytes to send and waits for room.
@@ -46,7 +46,7 @@ impl<S: Transport> SessionLoop<S> {
         }
     }
 
-    pub(super) fn settle(&mut self, done: FinishedJob) -> Result<(), SessionEnd> {
+    pub(super) fn complete_job(&mut self, done: FinishedJob) -> Result<(), SessionEnd> {
         if let (FinishedJob::Recorded { bytes, result: Ok(ack), .. }, Rights::Device(person, _)) =
             (&done, &self.rights)
         {
@@ -58,7 +58,7 @@ impl<S: Transport> SessionLoop<S> {
         }
         match &mut self.files {
             Some(files) => {
-                Ok(files.settle(done, self.connection.session_mut(), &mut self.writer)?)
+                Ok(files.complete_job(done, self.connection.session_mut(), &mut self.writer)?)
             }
             None => Ok(()),
         }

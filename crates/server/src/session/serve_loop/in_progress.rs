@@ -66,7 +66,7 @@ impl InProgress {
 
     /// A hand-over of appends for which the recorder has no room yet. If dropped, they are not
     /// recorded.
-    pub(super) fn handing(work: BoxFuture<'static, HandedBatch>) -> Self {
+    pub(super) fn append(work: BoxFuture<'static, HandedBatch>) -> Self {
         Self { work: Box::pin(async { FinishedWork::Handed(work.await) }), lasting: false }
     }
 

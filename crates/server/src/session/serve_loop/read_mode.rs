@@ -11,7 +11,7 @@ use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 use twinlock_transport::transport::Transport;
 
 /// Interval between checks whether a peer that is not read has closed.
-const LOOK: Duration = Duration::from_millis(250);
+const CLOSE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How much is read from the peer.
 #[derive(Clone, Copy)]
@@ -39,7 +39,7 @@ pub(super) async fn wait_for_peer<S: Transport>(
             }
             tokio::select! {
                 wake = wait_without_reading(connection, room) => return wake,
-                () = sleep(LOOK) => {}
+                () = sleep(CLOSE_CHECK_INTERVAL) => {}
             }
         },
     }
@@ -51,8 +51,8 @@ async fn wait_without_reading<S: AsyncRead + AsyncWrite + Unpin>(
     room: Option<usize>,
 ) -> Result<Wake, ConnectionError> {
     poll_fn(|cx| {
-        let held = pin!(connection.hold()).poll(cx);
-        match held {
+        let polled = pin!(connection.wait_without_reading()).poll(cx);
+        match polled {
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending if room.is_some_and(|room| connection.backlog() <= room) => {
                 Poll::Ready(Ok(Wake::Room))

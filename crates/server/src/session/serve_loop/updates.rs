@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ConversationId;
 use twinlock_core::proto::{self, item::What};
-use twinlock_store::{Conversation, StoreError};
+use twinlock_store::{StoreError, StoredConversation};
 use twinlock_transport::transport::Transport;
 
 use super::super::follow::{Cursors, ROOM, ReadPage};
@@ -27,14 +27,14 @@ const PRESENCE: usize = 500;
 /// A changed conversation that is being looked up.
 pub(super) struct ConversationLookup {
     conversation: ConversationId,
-    found: BoxFuture<'static, Result<Option<Conversation>, StoreError>>,
+    found: BoxFuture<'static, Result<Option<StoredConversation>, StoreError>>,
 }
 
 /// The output of a read for a session.
 pub(super) enum CompletedRead {
     Page(ReadPage),
     /// `None`: the user is no longer a member.
-    Changed(ConversationId, Result<Option<Conversation>, StoreError>),
+    Changed(ConversationId, Result<Option<StoredConversation>, StoreError>),
 }
 
 /// The next completed read; pending while none is in progress. Cancel-safe.
@@ -78,7 +78,7 @@ impl<S: Transport> SessionLoop<S> {
 
     /// Whether something is to be sent: it waits for room or is being read.
     pub(super) fn has_updates(&self) -> bool {
-        self.cursors.are_behind()
+        self.cursors.have_entries()
             || self.lookup.is_some()
             || self.may_send_changes() && self.has_changes()
     }
@@ -117,7 +117,7 @@ impl<S: Transport> SessionLoop<S> {
         let waits = |conversation| {
             lookup == Some(conversation) || changes && self.changed.contains(&conversation)
         };
-        self.cursors.pump(
+        self.cursors.send_entries(
             &self.services.record,
             user,
             self.connection.session_mut(),
@@ -196,7 +196,7 @@ impl<S: Transport> SessionLoop<S> {
         // Not polled from here on.
         self.lookup = None;
         self.cursors.stop_reading();
-        let said = async {
+        let last_items = async {
             if let Some(finished) = next_finished(&mut self.in_progress).await {
                 self.finish(finished)?;
             }
@@ -208,7 +208,7 @@ impl<S: Transport> SessionLoop<S> {
             while self.files.as_ref().is_some_and(|files| files.are_ending())
                 && let Some(done) = next_done(&mut self.files).await
             {
-                self.settle(done)?;
+                self.complete_job(done)?;
             }
             let session = self.connection.session_mut();
             if session.is_open() {
@@ -222,6 +222,6 @@ impl<S: Transport> SessionLoop<S> {
             }
             Ok(SessionEnd::Close(code))
         };
-        said.await.unwrap_or_else(|end: SessionEnd| end)
+        last_items.await.unwrap_or_else(|end: SessionEnd| end)
     }
 }

@@ -110,11 +110,11 @@ impl OutgoingFile {
     pub(super) fn have_read(&mut self, blob: Box<dyn Blob>, data: Vec<u8>) {
         self.blob = Some(blob);
         self.ready = data;
-        self.turn_over();
+        self.swap_buffers();
     }
 
     /// Switches to the next piece once the current one is sent.
-    fn turn_over(&mut self) {
+    fn swap_buffers(&mut self) {
         if self.at < self.buffer.len() {
             return;
         }
@@ -141,7 +141,7 @@ impl OutgoingFile {
         session.send_bulk(transfer, self.pace.sent(), data)?;
         self.pace.send(bytes, now());
         self.at += bytes;
-        self.turn_over();
+        self.swap_buffers();
         Ok(())
     }
 }

@@ -6,12 +6,12 @@ use crate::files::{Denied, FilesError};
 use crate::limits::throttle::log_fault;
 use crate::refusal::{RequestRefusal, storage};
 
-/// A BULK frame or an acknowledgement that violates what was agreed: CLOSE 1.
+/// A BULK frame or an acknowledgement that violates the transfer's terms: CLOSE 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TransferViolation;
 
 /// Maps an error of the file store to a refusal; the details go to the log.
-pub(super) fn why_of(error: FilesError) -> RequestRefusal {
+pub(super) fn refusal_of(error: FilesError) -> RequestRefusal {
     match error {
         FilesError::Hash => RefusalReason::Hash.into(),
         FilesError::Taken => RequestRefusal::for_now(RefusalReason::Busy, 1),
@@ -30,12 +30,12 @@ pub(super) fn why_of(error: FilesError) -> RequestRefusal {
 impl From<Denied> for RequestRefusal {
     fn from(denied: Denied) -> Self {
         match denied {
-            Denied::Because(why) => why.into(),
-            Denied::Over(RefusalReason::Storage, limit, most) => {
+            Denied::Refused(why) => why.into(),
+            Denied::OverLimit(RefusalReason::Storage, limit, most) => {
                 Self::for_now(RefusalReason::Storage, 5).at(limit, most)
             }
-            Denied::Over(why, limit, most) => Self::from(why).at(limit, most),
-            Denied::Failed(error) => why_of(error),
+            Denied::OverLimit(why, limit, most) => Self::from(why).at(limit, most),
+            Denied::Failed(error) => refusal_of(error),
         }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! The session's task copies, seals and opens; reads, writes and hashes are jobs on threads that
 //! may block on the disk. An upload has one write in progress and one buffer that fills at the same
-//! time; while that contains [`HELD`](upload::HELD) bytes, the connection is not read. A write starts when
-//! nothing more can be read, or with [`WORTH`](upload::WORTH) bytes: waking a thread for each frame costs more
-//! than the frame.
+//! time; while that contains [`MAX_UNWRITTEN`](upload::MAX_UNWRITTEN) bytes, the connection is not
+//! read. A write starts when nothing more can be read, or with [`MIN_WRITE`](upload::MIN_WRITE)
+//! bytes: waking a thread for each frame costs more than the frame.
 //!
 //! A download has one read in progress and one buffer that is sent, within its [flow
-//! control](twinlock_transport::flow_control) and only while the backlog is below [`ROOM`]. A slow disk or a
-//! slow peer therefore costs only these buffers; an idle transfer has none.
+//! control](twinlock_transport::flow_control) and only while the backlog is below [`ROOM`]. A slow
+//! disk or a slow peer therefore costs only these buffers; an idle transfer has none.
 //!
 //! [`ROOM`]: super::follow::ROOM
 
@@ -36,12 +36,12 @@ use crate::refusal::{RequestRefusal, refuse};
 
 use download::{FoundFile, NextRead, OutgoingFile};
 pub(crate) use failure::TransferViolation;
-use failure::why_of;
+use failure::refusal_of;
 use upload::{Accepted, IncomingFile, UploadStep};
 
 /// Concurrent transfers of a session.
-const MOST: usize = 8;
-/// Aborted uploads whose last bytes are still being written, in addition to [`MOST`].
+const MAX_TRANSFERS: usize = 8;
+/// Aborted uploads whose last bytes are still being written, in addition to [`MAX_TRANSFERS`].
 const LEAVING: usize = 8;
 
 /// The transfers of one session.
@@ -109,7 +109,7 @@ impl SessionTransfers {
         want: proto::PutFile,
     ) -> Result<(), RequestRefusal> {
         let message_id = MessageId::from_slice(&want.message_id).ok_or(RefusalReason::Malformed)?;
-        let meta = upload::judge(want.file)?;
+        let meta = upload::check_meta(want.file)?;
         self.have_room()?;
         self.asked += 1;
         let offered = upload::Offered {
@@ -172,8 +172,13 @@ impl SessionTransfers {
         let uploads = self.uploads.values().filter(|upload| !upload.is_leaving()).count();
         let open = self.asked + uploads + self.downloads.len();
         // A transfer takes two numbers, and no number is reused.
-        if open >= MOST || self.uploads.len() >= MOST + LEAVING || self.next > u32::MAX - 4 {
-            return Err(RequestRefusal::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MOST));
+        if open >= MAX_TRANSFERS
+            || self.uploads.len() >= MAX_TRANSFERS + LEAVING
+            || self.next > u32::MAX - 4
+        {
+            return Err(
+                RequestRefusal::for_now(RefusalReason::Busy, 1).at(Limit::Transfers, MAX_TRANSFERS)
+            );
         }
         Ok(())
     }
@@ -198,7 +203,7 @@ impl SessionTransfers {
         }
         if let Some(upload) = self.uploads.get_mut(&transfer) {
             upload.take(offset, data)?;
-            if upload.is_worth_a_write() {
+            if upload.should_write() {
                 self.advance(transfer);
             }
         }
@@ -232,8 +237,8 @@ impl SessionTransfers {
     }
 
     /// Whether an upload has as many bytes waiting for the disk as allowed.
-    pub(crate) fn are_stuffed(&self) -> bool {
-        self.uploads.values().any(IncomingFile::is_stuffed)
+    pub(crate) fn is_upload_full(&self) -> bool {
+        self.uploads.values().any(IncomingFile::is_full)
     }
 
     /// Whether a download has bytes to send and waits for room.
@@ -241,9 +246,9 @@ impl SessionTransfers {
         self.downloads.values().any(OutgoingFile::can_send)
     }
 
-    /// Seals bytes of the downloads in turn, until the backlog is `most` bytes.
-    pub(crate) fn send(&mut self, session: &mut Session, most: usize) -> Result<(), SendError> {
-        while session.outgoing().len() < most && session.is_open() {
+    /// Seals bytes of the downloads in turn, until the backlog is `max` bytes.
+    pub(crate) fn send(&mut self, session: &mut Session, max: usize) -> Result<(), SendError> {
+        while session.outgoing().len() < max && session.is_open() {
             let can = |(_, download): &(&u32, &mut OutgoingFile)| download.can_send();
             let after = self.downloads.range_mut(self.served.saturating_add(1)..).find(can);
             let next = match after {
@@ -275,7 +280,7 @@ impl SessionTransfers {
     }
 
     /// Continues after a job, and sends its results.
-    pub(crate) fn settle(
+    pub(crate) fn complete_job(
         &mut self,
         done: FinishedJob,
         session: &mut Session,
@@ -293,14 +298,14 @@ impl SessionTransfers {
                 writer.answer(session, id, answer.unwrap_or_else(refusal))
             }
             FinishedJob::Wrote { transfer, upload, result } => {
-                let said = self.wrote(transfer, upload, result);
+                let handled = self.wrote(transfer, upload, result);
                 // The connection may always have more to read, so other uploads are written here.
                 self.write();
-                said.map_or(Ok(()), |what| writer.push(session, what))
+                handled.map_or(Ok(()), |what| writer.push(session, what))
             }
             FinishedJob::Read { transfer, blob, result } => {
-                let said = self.have_read(transfer, blob, result);
-                said.map_or(Ok(()), |what| writer.push(session, what))
+                let handled = self.have_read(transfer, blob, result);
+                handled.map_or(Ok(()), |what| writer.push(session, what))
             }
             FinishedJob::Recorded { transfer, id, result, .. } => {
                 self.uploads.remove(&transfer);
@@ -341,7 +346,7 @@ impl SessionTransfers {
         let Some(upload) = self.uploads.get_mut(&transfer) else { return };
         match upload.next_step() {
             UploadStep::Wait => {}
-            UploadStep::Gone => {
+            UploadStep::Removed => {
                 self.uploads.remove(&transfer);
             }
             UploadStep::Write(mut upload, anew, data) => self.jobs.push(Box::pin(async move {
@@ -375,7 +380,7 @@ impl SessionTransfers {
                 offset.map(|offset| What::FileAck(proto::FileAck { transfer, offset }))
             }
             Err(error) => {
-                let why = why_of(error).why;
+                let why = refusal_of(error).why;
                 let waiting = upload.ending();
                 self.uploads.remove(&transfer);
                 Some(match waiting {
@@ -415,7 +420,7 @@ impl SessionTransfers {
             }
             Err(error) => {
                 self.downloads.remove(&transfer);
-                let why = why_of(error).why.into();
+                let why = refusal_of(error).why.into();
                 Some(What::FileAborted(proto::FileAborted { transfer, why }))
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, MessageId, Name, Sender};
 use twinlock_core::proto::{self, RefusalReason};
 use twinlock_store::{Appended, NewEntry, Receipt};
@@ -12,14 +12,14 @@ use twinlock_transport::flow_control::{ACK_EACH, WINDOW};
 use super::failure::TransferViolation;
 use crate::convert::{self, copy};
 use crate::files::{
-    ClaimedUpload, FilePolicy, Hash, Judged, OpenUpload, QuotaClaim, UploadId, is_possible,
+    CheckedOffer, ClaimedUpload, FilePolicy, Hash, OpenUpload, QuotaClaim, UploadId, is_possible,
 };
 use crate::refusal::{RequestRefusal, refuse};
 
 /// Bytes of an upload waiting for the disk beyond which the connection is not read.
-pub(super) const HELD: usize = 1 << 20;
+pub(super) const MAX_UNWRITTEN: usize = 1 << 20;
 /// Bytes of an upload that are written even if more can be read.
-pub(super) const WORTH: usize = HELD / 2;
+pub(super) const MIN_WRITE: usize = MAX_UNWRITTEN / 2;
 /// Maximum length of a media type, bytes.
 const MIME: usize = 127;
 /// Maximum length of a path of directories, bytes.
@@ -30,7 +30,7 @@ const MODE: u32 = 0o777;
 const BUFFER: usize = 256 * 1024;
 
 /// Checks the metadata of a file.
-pub(super) fn judge(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, RequestRefusal> {
+pub(super) fn check_meta(meta: Option<proto::FileMeta>) -> Result<proto::FileMeta, RequestRefusal> {
     let meta = meta.ok_or(RefusalReason::Malformed)?;
     if meta.mime.len() > MIME || meta.mode & !MODE != 0 {
         return refuse(RefusalReason::Malformed);
@@ -64,12 +64,12 @@ impl Offered {
         let (name, size) = (&self.meta.name, self.meta.size);
         let id = UploadId::new(&self.user, &self.message_id, self.conversation, name, size);
         let (offer, message_id, conversation) = (id.clone(), self.message_id, self.conversation);
-        let judge = |files: Arc<FilePolicy>| async move {
-            files.judge(&offer, &message_id, conversation).await
+        let check = |files: Arc<FilePolicy>| async move {
+            files.check_offer(&offer, &message_id, conversation).await
         };
-        let claim = match files.look_up(&self.user, judge).await? {
-            Judged::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
-            Judged::Fits(claim) => claim,
+        let claim = match files.look_up(&self.user, check).await? {
+            CheckedOffer::Recorded(receipt) => return Ok(Accepted::Recorded(receipt)),
+            CheckedOffer::Fits(claim) => claim,
         };
         let ClaimedUpload { upload, claim } = files.begin(&id, claim).await?;
         let (have, prefix_hash) = upload.found();
@@ -80,25 +80,25 @@ impl Offered {
             acked: have,
             written: have,
             begun: false,
-            anew: false,
+            restart: false,
             buffer: Vec::new(),
             spare: Vec::new(),
             io: Some(upload),
             claim: Some(claim),
             offered: Some(self),
-            phase: UploadPhase::Comes,
+            phase: UploadPhase::Receiving,
         })))
     }
 }
 
 enum UploadPhase {
-    Comes,
+    Receiving,
     /// The client has sent all of it: the request to answer, and the hash that it names.
-    Ends(u64, Hash),
+    Ending(u64, Hash),
     /// It is being recorded.
-    IsRecorded(u64),
+    Recording(u64),
     /// Received bytes are still being written; no more are taken.
-    Leaves,
+    Leaving,
 }
 
 /// An upload of a session.
@@ -113,7 +113,7 @@ pub(crate) struct IncomingFile {
     written: u64,
     begun: bool,
     /// The next write replaces the existing bytes.
-    anew: bool,
+    restart: bool,
     /// Received bytes that are not being written yet.
     buffer: Vec<u8>,
     spare: Vec<u8>,
@@ -129,7 +129,7 @@ pub(super) enum UploadStep {
     Wait,
     Write(Box<dyn OpenUpload>, bool, Vec<u8>),
     Record(u64, Box<Recording>),
-    Gone,
+    Removed,
 }
 
 impl IncomingFile {
@@ -139,11 +139,11 @@ impl IncomingFile {
 
     /// Takes the bytes of a frame. Bytes after the end of the upload was announced are dropped.
     pub(super) fn take(&mut self, offset: u64, data: &[u8]) -> Result<(), TransferViolation> {
-        if !matches!(self.phase, UploadPhase::Comes) {
+        if !matches!(self.phase, UploadPhase::Receiving) {
             return Ok(());
         }
         if !self.begun && offset == 0 && self.next > 0 {
-            (self.anew, self.next, self.acked, self.written) = (true, 0, 0, 0);
+            (self.restart, self.next, self.acked, self.written) = (true, 0, 0, 0);
         }
         self.begun = true;
         let end = offset.checked_add(data.len() as u64).ok_or(TransferViolation)?;
@@ -158,8 +158,8 @@ impl IncomingFile {
         Ok(())
     }
 
-    pub(super) fn is_stuffed(&self) -> bool {
-        self.io.is_none() && self.buffer.len() >= HELD
+    pub(super) fn is_full(&self) -> bool {
+        self.io.is_none() && self.buffer.len() >= MAX_UNWRITTEN
     }
 
     /// Whether there are received bytes, and no write is in progress.
@@ -167,60 +167,60 @@ impl IncomingFile {
         self.io.is_some() && !self.buffer.is_empty()
     }
 
-    pub(super) fn is_worth_a_write(&self) -> bool {
-        self.can_write() && self.buffer.len() >= WORTH
+    pub(super) fn should_write(&self) -> bool {
+        self.can_write() && self.buffer.len() >= MIN_WRITE
     }
 
     /// Marks the upload as complete. `false`: it was marked before or aborted.
     pub(super) fn end(&mut self, id: u64, hash: Hash) -> bool {
-        let comes = matches!(self.phase, UploadPhase::Comes);
-        if comes {
-            self.phase = UploadPhase::Ends(id, hash);
+        let receiving = matches!(self.phase, UploadPhase::Receiving);
+        if receiving {
+            self.phase = UploadPhase::Ending(id, hash);
         }
-        comes
+        receiving
     }
 
     /// Takes no more bytes. Received ones are written, for a later resume.
     pub(super) fn leave(&mut self) {
-        if matches!(self.phase, UploadPhase::Comes) {
-            self.phase = UploadPhase::Leaves;
+        if matches!(self.phase, UploadPhase::Receiving) {
+            self.phase = UploadPhase::Leaving;
         }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self.phase, UploadPhase::Leaves)
+        matches!(self.phase, UploadPhase::Leaving)
     }
 
     /// The request that waits for the end.
     pub(super) fn ending(&self) -> Option<u64> {
         match self.phase {
-            UploadPhase::Ends(id, _) | UploadPhase::IsRecorded(id) => Some(id),
-            UploadPhase::Comes | UploadPhase::Leaves => None,
+            UploadPhase::Ending(id, _) | UploadPhase::Recording(id) => Some(id),
+            UploadPhase::Receiving | UploadPhase::Leaving => None,
         }
     }
 
     pub(super) fn next_step(&mut self) -> UploadStep {
         let Some(io) = self.io.take() else { return UploadStep::Wait };
         if !self.buffer.is_empty() {
-            let anew = std::mem::take(&mut self.anew);
+            let restart = std::mem::take(&mut self.restart);
             let next = std::mem::take(&mut self.spare);
-            return UploadStep::Write(io, anew, std::mem::replace(&mut self.buffer, next));
+            return UploadStep::Write(io, restart, std::mem::replace(&mut self.buffer, next));
         }
         match self.phase {
-            UploadPhase::Comes => {
+            UploadPhase::Receiving => {
                 self.io = Some(io);
                 UploadStep::Wait
             }
-            UploadPhase::Leaves => UploadStep::Gone,
-            UploadPhase::Ends(id, hash) => {
+            UploadPhase::Leaving => UploadStep::Removed,
+            UploadPhase::Ending(id, hash) => {
                 let (Some(claim), Some(offered)) = (self.claim.take(), self.offered.take()) else {
-                    return UploadStep::Gone;
+                    return UploadStep::Removed;
                 };
-                self.phase = UploadPhase::IsRecorded(id);
+                self.phase = UploadPhase::Recording(id);
                 let offer = ClaimedUpload { upload: io, claim };
                 UploadStep::Record(id, Box::new(Recording { offer, hash, offered }))
             }
-            UploadPhase::IsRecorded(_) => UploadStep::Wait,
+            UploadPhase::Recording(_) => UploadStep::Wait,
         }
     }
 
@@ -234,7 +234,7 @@ impl IncomingFile {
         // Kept only while bytes arrive.
         self.spare = if self.buffer.is_empty() { Vec::new() } else { spare };
         let due = self.written - self.acked >= u64::from(ACK_EACH) || self.written == self.size;
-        if due && matches!(self.phase, UploadPhase::Comes) {
+        if due && matches!(self.phase, UploadPhase::Receiving) {
             self.acked = self.written;
             return Some(self.acked);
         }
@@ -264,7 +264,7 @@ impl Recording {
             conversation: offered.conversation,
             sender: offered.sender,
             message_id: offered.message_id,
-            kind: Kind::FILE,
+            kind: EntryKind::FILE,
             body: body.encode_to_vec().into(),
         };
         match files.finish(offer, hash, entry).await? {

@@ -3,8 +3,8 @@
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use twinlock_core::classic::origin::Bridge;
-use twinlock_core::classic::{ClassicChannel, Form, call};
-use twinlock_core::keys::ClassicKey;
+use twinlock_core::classic::{ClassicChannel, ClassicScheme, call};
+use twinlock_core::keys::ClassicSecret;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
 use twinlock_server::Config;
 use twinlock_transport::OsEntropy;
@@ -125,7 +125,7 @@ impl Caller {
     /// Over an existing connection.
     pub async fn over(mut io: Stream, kid: &str, key: &[u8; 32]) -> Self {
         let greeting = read_line(&mut io).await;
-        let key = ClassicKey::new(key);
+        let key = ClassicSecret::new(key);
         let (hello, lines) =
             call(kid, &key, greeting.trim_end().as_bytes(), &mut OsEntropy).unwrap();
         send(&mut io, &hello).await;
@@ -152,8 +152,8 @@ impl Caller {
 }
 
 /// The client's end of the bridge.
-pub fn bridge(form: Form, key: &[u8; 32]) -> Bridge {
-    Bridge::new(form, &ClassicKey::new(key)).unwrap().reversed()
+pub fn bridge(form: ClassicScheme, key: &[u8; 32]) -> Bridge {
+    Bridge::new(form, &ClassicSecret::new(key)).unwrap().reversed()
 }
 
 /// Kind, sender and text of the entries after `after`.

@@ -4,30 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use twinlock_core::chain::{self, Broken, Kind, Position};
+use twinlock_core::chain::{self, Broken, EntryKind, Position};
 use twinlock_core::id::{
     ConversationId, DeviceId, InviteId, Link, MessageId, Name, Sender, ServerKey,
 };
 use twinlock_store::{
-    Appended, InviteTerms, Limit, NewDevice, NewEntry, NewInvite, Receipt, Registered,
-    Registration, Role, RowKey, Store,
+    Appended, InviteTerms, NewDevice, NewEntry, PreparedInvite, ReadLimit, Receipt, Registered,
+    Registration, RowKey, Store, UserRole,
 };
-use twinlock_store_embedded::{EmbeddedStore, Options};
+use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
 
 /// The traits of the contract, for their methods.
 pub(crate) mod contract {
     pub(crate) use twinlock_store::{
-        Accounts as _, ClassicKeys as _, Close as _, Directory as _, EntryLog as _,
+        Accounts as _, ClassicKeyStore as _, Close as _, Directory as _, EntryLog as _,
         EntrySearch as _,
     };
 }
 
 pub(crate) const SERVER_KEY: ServerKey = ServerKey([0x5e; 32]);
 
-pub(crate) const EVERYTHING: Limit = Limit { entries: 100_000, bytes: 1 << 30 };
+pub(crate) const EVERYTHING: ReadLimit = ReadLimit { entries: 100_000, bytes: 1 << 30 };
 
-pub(crate) fn options() -> Options {
-    Options::new(SERVER_KEY, RowKey::new(&[0x4b; 32]))
+pub(crate) fn options() -> StoreOptions {
+    StoreOptions::new(SERVER_KEY, RowKey::new(&[0x4b; 32]))
 }
 
 pub(crate) fn open(dir: &Path) -> Arc<EmbeddedStore> {
@@ -51,8 +51,8 @@ pub(crate) fn message_id() -> MessageId {
 /// Registers a user with a new device.
 pub(crate) async fn join(store: &dyn Store, user: &str) -> DeviceId {
     let id = InviteId(message_id().0[..8].try_into().unwrap());
-    let terms = InviteTerms { role: Role::Member, user: None, expires_ms: u64::MAX >> 1 };
-    let invite = NewInvite { id, record: vec![1; 192], terms, made_by: None, created_ms: 0 };
+    let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: u64::MAX >> 1 };
+    let invite = PreparedInvite { id, record: vec![1; 192], terms, made_by: None, created_ms: 0 };
     store.add_invite(invite).await.unwrap();
     let device = DeviceId(message_id().0);
     let new = NewDevice { id: device, label: user.into(), record: vec![2; 192] };
@@ -66,7 +66,7 @@ pub(crate) fn entry(conversation: ConversationId, user: &str, body: &str) -> New
         conversation,
         sender: Sender::new(&name(user), None),
         message_id: message_id(),
-        kind: Kind::TEXT,
+        kind: EntryKind::TEXT,
         body: Bytes::from(body.to_owned()),
     }
 }
@@ -87,7 +87,7 @@ pub(crate) async fn links(
     let mut position = Position::new(conversation, 0, link_0);
     let mut links = Vec::new();
     loop {
-        let limit = Limit { entries: 1000, bytes: 1 << 20 };
+        let limit = ReadLimit { entries: 1000, bytes: 1 << 20 };
         let page = store.read(conversation, position.n(), limit).await.unwrap();
         if page.link_after != *position.link() {
             return Err(Broken::Link { conversation, n: position.n() });
