@@ -3,7 +3,7 @@
 use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
 use twinlock_client::{ConversationInfo, ConversationKind};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, Link, MessageId, Name, Sender};
 use twinlock_core::text::Untrusted;
 

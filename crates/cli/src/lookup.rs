@@ -3,7 +3,7 @@
 use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::record::Page;
 use twinlock_client::{Client, ClientError};
-use twinlock_core::chain::Kind;
+use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{ConversationId, Name, Sender};
 
 use crate::args::Point;

@@ -193,7 +193,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use tokio::time::timeout;
-    use twinlock_core::chain::Kind;
+    use twinlock_core::chain::EntryKind;
     use twinlock_core::id::MessageId;
 
     use super::*;
@@ -203,7 +203,7 @@ mod tests {
 
     fn entries(numbers: std::ops::Range<u64>) -> Vec<Entry> {
         let message_id = MessageId([0; 16]);
-        let (kind, sender, text, file, link) = (Kind::TEXT, None, None, None, None);
+        let (kind, sender, text, file, link) = (EntryKind::TEXT, None, None, None, None);
         let entry = |n| Entry {
             n,
             time_ms: 0,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use twinlock_client::directory::{ClassicForm, ClassicKeyInfo};
 use twinlock_client::error::{ClientError, RefusalReason};
 use twinlock_client::model::NewClassicKey;
-use twinlock_core::keys::ClassicKey;
+use twinlock_core::keys::ClassicSecret;
 use zeroize::Zeroizing;
 
 use crate::args::{ClassicAddArgs, ClassicCommand, ClassicFormat, JsonArgs};
@@ -279,11 +279,11 @@ async fn list(args: JsonArgs, context: &Context) -> Result<(), Failure> {
 }
 
 fn word(form: ClassicForm) -> &'static str {
-    use twinlock_core::classic::Form;
+    use twinlock_core::classic::ClassicScheme;
     match form {
-        ClassicForm::JweLines => Form::Jwe.word(),
-        ClassicForm::Origin => Form::Origin.word(),
-        ClassicForm::OriginHmac => Form::OriginHmac.word(),
+        ClassicForm::JweLines => ClassicScheme::Jwe.word(),
+        ClassicForm::Origin => ClassicScheme::Origin.word(),
+        ClassicForm::OriginHmac => ClassicScheme::OriginHmac.word(),
         ClassicForm::FormNone => "unknown",
     }
 }

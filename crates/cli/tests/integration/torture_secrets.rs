@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
 use twinlock_core::classic;
 use twinlock_core::invite::InviteLink;
-use twinlock_core::keys::ClassicKey;
+use twinlock_core::keys::ClassicSecret;
 use twinlock_core::proto::{self, request::Op};
 use twinlock_core::seal::frame_keys;
 use twinlock_core::session::SessionEvent;
@@ -111,7 +111,7 @@ async fn by_hand(card: &Card, messages: usize) -> (RawClient, Used) {
 }
 
 /// Sends a few texts on a classic connection and closes it; returns the used keys.
-async fn classic_line(address: SocketAddr, name: &str, psk: &ClassicKey) -> [[u8; 64]; 2] {
+async fn classic_line(address: SocketAddr, name: &str, psk: &ClassicSecret) -> [[u8; 64]; 2] {
     let tcp = tcp_from([127, 0, 0, 1].into(), address).await.unwrap();
     let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
     let mut io = BufReader::new(tls.connect("127.0.0.1", tcp).await.unwrap());
@@ -187,7 +187,7 @@ fn secrets__none_left_except_device_secret_in_its_profile() {
     let key = data_encoding::HEXLOWER.decode(key.trim().as_bytes()).unwrap();
     secrets.add("a classic key", &key);
     let runtime = here();
-    let psk = ClassicKey::new(&key.try_into().unwrap());
+    let psk = ClassicSecret::new(&key.try_into().unwrap());
     let classic = host.printed_address("classic connections on ");
     let line_keys = runtime.block_on(classic_line(classic, "lamp", &psk));
     for key in line_keys {

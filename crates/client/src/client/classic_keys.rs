@@ -38,7 +38,7 @@ impl Client {
         name: &Name,
         conversation: ConversationId,
         form: ClassicForm,
-        key: &ClassicKey,
+        key: &ClassicSecret,
     ) -> Result<Option<u16>, ClientError> {
         let key = Bytes::copy_from_slice(key.expose_secret());
         let new = self.add_key(name, conversation, form, key).await?;

@@ -113,7 +113,7 @@ mod tests {
             // Set forward between the second reading and the third.
             Moment { system: if reads.get() < 3 { steady } else { steady + 90_000 }, steady }
         };
-        let watching = watch_clock(&*host.server().services.record.store, look);
+        let watching = watch_clock(&*host.server().services.record.store, read_clock);
         tokio::select! {
             () = watching => {}
             () = tokio::time::sleep(5 * CHECK_INTERVAL) => {}

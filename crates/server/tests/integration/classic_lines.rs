@@ -416,7 +416,7 @@ async fn classic__proxy_header_address_is_used_for_limits() {
         config.classic.connections_per_address = 1;
     };
     let host = host.restart(few).await;
-    let old = bridge(twinlock_core::classic::Form::Origin, &old);
+    let old = bridge(twinlock_core::classic::ClassicScheme::Origin, &old);
     let lines = host.server().classic_addr().unwrap();
     let origin = host.server().origin_addr().unwrap();
     let mut held = Vec::new();

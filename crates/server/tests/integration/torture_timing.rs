@@ -326,7 +326,7 @@ async fn timing__classic_key_lookup_is_equal_for_unknown_names() {
             .read_hello(format!("{} AAAAAAAAAAAAAAAAAAAAAA", kids[class]).as_bytes())
             .unwrap();
         let began = Instant::now();
-        let mut lines = host.server().hear_classic(heard).await.unwrap();
+        let mut lines = host.server().classic_lines(hello).await.unwrap();
         let opened = lines.open(&sealed);
         measured.add(class, began);
         assert!(opened.is_err());

@@ -23,14 +23,14 @@ impl<'h> Held<'h> {
         let zoe = Name::new("zoe").unwrap();
         let mut turns = Vec::new();
         for _ in 0..3 {
-            turns.push(host.server().services.record.reads.turn(&zoe).await);
+            turns.push(host.server().services.record.reads().turn(&zoe).await);
         }
         Self { host, turns }
     }
 
     async fn until_a_read_waits(&self) {
         let waits = async {
-            while self.host.server().services.record.reads.waiting() == 0 {
+            while self.host.server().services.record.reads().waiting() == 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
@@ -41,7 +41,7 @@ impl<'h> Held<'h> {
     async fn let_one_read(&mut self) {
         self.until_a_read_waits().await;
         let zoe = Name::new("zoe").unwrap();
-        let mut mine = pin!(self.host.server().services.record.reads.turn(&zoe));
+        let mut mine = pin!(self.host.server().services.record.reads().turn(&zoe));
         assert!(mine.as_mut().now_or_never().is_none());
         drop(self.turns.pop());
         self.turns.push(soon("a turn", mine).await);
@@ -147,7 +147,7 @@ async fn catch_up__waiting_is_cancelled_on_disconnect() {
     drop(ada);
     host.until_sessions(0).await;
     let left = async {
-        while host.server().services.record.reads.waiting() > 0 {
+        while host.server().services.record.reads().waiting() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
@@ -258,7 +258,7 @@ async fn follow__unfollow_drops_pending_page() {
     held.until_a_read_waits().await;
     let unfollow = Op::Unfollow(proto::Unfollow { conversation: LOBBY });
     done(ada.ask(unfollow).await.unwrap());
-    assert_eq!(host.server().services.record.reads.waiting(), 0);
+    assert_eq!(host.server().services.record.reads().waiting(), 0);
     drop(held);
     assert_eq!(ada.read(LOBBY, 0).await.unwrap().head, 3);
     assert!(!has_entries(&ada));
