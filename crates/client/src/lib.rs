@@ -1,14 +1,58 @@
 //! The client side of Twinlock as a library, without output or prompts.
 //!
-//! ```no_run
-//! # async fn run() -> Result<(), twinlock_client::ClientError> {
-//! let client = twinlock_client::Client::open("default").await?;
-//! let ops = client.conversation("ops").await?;
-//! let number = ops.send("the backup is done").await?.recorded().await?;
-//! let mut messages = ops.messages().resume("my program");
+//! A program opens a profile, which `twinlock join` or [`Client::join`] has made, and connects in the
+//! background:
+//!
+//! ```
+//! # use twinlock_client::home::Home;
+//! # use twinlock_client::{Client, ClientError};
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), ClientError> {
+//! # let server = twinlock_testing::TestServer::start().await;
+//! # let link = server.server().owner_invite().unwrap().to_link();
+//! # let (home, link) = (Home::at(&server.data().join("../home")), link.as_str());
+//! let client = Client::join_in(&home, "default", link, "ada").await?;
+//! let lobby = client.conversation("lobby").await?;
+//! let mut messages = lobby.messages().resume("my program");
+//!
+//! let number = lobby.send("the backup is done").await?.recorded().await?;
+//!
 //! let message = messages.next().await?;
-//! println!("{number}, then {} by {:?}", message.text(), message.sender());
+//! assert_eq!((message.number(), message.text()), (number, "the backup is done"));
+//! assert!(message.is_own());
 //! message.handled().await?;
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Files, and messages without a connection:
+//!
+//! ```
+//! # use twinlock_client::Client;
+//! # use twinlock_client::home::Home;
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = twinlock_testing::TestServer::start().await;
+//! # let link = server.server().owner_invite().unwrap().to_link();
+//! # let dir = server.data().parent().unwrap().to_owned();
+//! # let home = Home::at(&dir.join("home"));
+//! # Client::join_in(&home, "default", &link, "ada").await?.close().await;
+//! # std::fs::write(dir.join("report.txt"), "all is well")?;
+//! let client = Client::open_in(&home, "default").await?;
+//! let lobby = client.conversation("lobby").await?;
+//! let mut messages = lobby.messages();
+//!
+//! lobby.send_file(dir.join("report.txt")).await?.recorded().await?;
+//! let message = messages.next().await?;
+//! assert_eq!(message.file().map(|file| file.size), Some(11));
+//! # std::fs::create_dir(dir.join("reports"))?;
+//! let path = message.save_file(dir.join("reports")).await?;
+//! assert_eq!(std::fs::read_to_string(path)?, "all is well");
+//!
+//! // On this machine's disk now, and recorded once there is a connection.
+//! let queued = client.send("lobby", "good night").await?;
+//! assert_eq!(queued.recorded().await?, 2);
 //! # Ok(())
 //! # }
 //! ```
