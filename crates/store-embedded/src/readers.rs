@@ -8,7 +8,8 @@ use tokio::sync::Semaphore;
 use twinlock_store::StoreError;
 
 use crate::error::DbError;
-use crate::open::{self, InPlace, RecordLock};
+use crate::open;
+use crate::record_files::{InPlace, RecordLock};
 
 /// Maximum number of connections; each is opened when it is first needed.
 ///

@@ -29,8 +29,9 @@ use crate::entry_writer::EntryWriter;
 use crate::error::DbError;
 use crate::head_cache::HeadCache;
 use crate::index::Index;
-use crate::open::{self, InPlace};
+use crate::open;
 use crate::readers::Readers;
+use crate::record_files::{self, InPlace};
 use crate::row::run_sql;
 use crate::write_transaction::WriteTransaction;
 
@@ -112,7 +113,7 @@ struct Recorder<'c> {
 /// The part of the recorder's state that outlives a reopening of the record.
 pub(crate) struct RecorderContext {
     pub(crate) path: PathBuf,
-    pub(crate) in_place: Arc<open::InPlace>,
+    pub(crate) in_place: Arc<record_files::InPlace>,
     pub(crate) server_key: ServerKey,
     pub(crate) clock: Clock,
     pub(crate) readers: Arc<Readers>,
@@ -322,7 +323,9 @@ impl Recorder<'_> {
                 // Truncates only under the write lock and in the file that was opened. Otherwise
                 // the frames could be another process's.
                 let ours = begun && self.in_place.check().is_ok();
-                if ours && let Err(error) = open::truncate_failed_commit(self.path, self.conn) {
+                if ours
+                    && let Err(error) = record_files::truncate_failed_commit(self.path, self.conn)
+                {
                     tracing::error!(%error, "the failed commit was not truncated; the next commit overwrites it");
                 }
                 self.cache.forget_all();

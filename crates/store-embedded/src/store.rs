@@ -14,9 +14,11 @@ use twinlock_store::{Bounds, Published, RowKey, StoreError};
 
 use crate::checkpoint::PriorCheckpoints;
 use crate::error::DbError;
-use crate::open::{self, OpenError, RecordLock};
+use crate::open;
+use crate::open_error::OpenError;
 use crate::options::StoreOptions;
 use crate::readers::Readers;
+use crate::record_files::{self, RecordLock};
 use crate::recorder::{RecordedJob, RecorderCommand, RecorderContext, WriteJob};
 use crate::write_transaction::WriteTransaction;
 
@@ -76,10 +78,10 @@ impl EmbeddedStore {
         let path = &lock.database.clone();
         let lock = Arc::new(lock);
         // The WAL may still contain content that was erased just before a crash.
-        let before = PriorCheckpoints { failed: false, due: open::has_wal(path) };
+        let before = PriorCheckpoints { failed: false, due: record_files::has_wal(path) };
         let conn = open::recorder(path, &server_key, clock())?;
         let file = |error| OpenError::File { path: path.to_path_buf(), error };
-        let in_place = Arc::new(open::InPlace::of(path).map_err(file)?);
+        let in_place = Arc::new(record_files::InPlace::of(path).map_err(file)?);
         let (commands, waiting) = mpsc::channel();
         let (started, start) = mpsc::sync_channel(1);
         let commits = broadcast::Sender::new(COMMITS);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use twinlock_client::ClientError;
 use twinlock_client::model::Entry;
 use twinlock_client::outbox::Ack;
-use twinlock_client::transfer::{JobId, TransferError, TransferEvent as Event, Transfers};
+use twinlock_client::transfer::{JobId, TransferError, TransferEvent, Transfers};
 use twinlock_core::id::MessageId;
 
 use crate::connection_text::{trying_again, warn_about_tls, why_down};
@@ -123,7 +123,7 @@ impl<'a> TransferProgress<'a> {
     pub(crate) async fn run(
         mut self,
         transfers: Transfers,
-        mut events: mpsc::Receiver<Event>,
+        mut events: mpsc::Receiver<TransferEvent>,
         verb: &str,
     ) -> Result<(), Failure> {
         let patience = self.context.global.timeout.unwrap_or(PROGRESS_TIMEOUT);
@@ -173,9 +173,9 @@ impl<'a> TransferProgress<'a> {
     }
 
     /// Returns whether there was progress.
-    fn take(&mut self, event: Event) -> Result<bool, Failure> {
+    fn take(&mut self, event: TransferEvent) -> Result<bool, Failure> {
         match event {
-            Event::Up(up) => {
+            TransferEvent::Up(up) => {
                 if self.down.take().is_some() {
                     self.say(|out| out.say("connected again"));
                 }
@@ -184,16 +184,16 @@ impl<'a> TransferProgress<'a> {
                 }
                 Ok(false)
             }
-            Event::Down { error, retry } => {
+            TransferEvent::Down { error, retry } => {
                 if self.down.is_none() {
                     self.say(|out| out.say(&trying_again(&error, retry)));
                 }
                 self.down = Some(error);
                 Ok(false)
             }
-            Event::Began { job, from } => self.began(job, from),
-            Event::Progress { job, done } => self.progress(job, done),
-            Event::Changed { job, message_id, size } => {
+            TransferEvent::Began { job, from } => self.began(job, from),
+            TransferEvent::Progress { job, done } => self.progress(job, done),
+            TransferEvent::Changed { job, message_id, size } => {
                 if let Some(shown) = self.open.get_mut(&job) {
                     (shown.file.id, shown.file.size) = (message_id, size);
                     if let Some(bar) = &shown.bar {
@@ -208,11 +208,11 @@ impl<'a> TransferProgress<'a> {
                 }
                 Ok(true)
             }
-            Event::Sent { job, message_id, ack, size, hash } => {
+            TransferEvent::Sent { job, message_id, ack, size, hash } => {
                 self.sent(job, &message_id, &ack, (size, &hash))
             }
-            Event::Got { job, path } => self.got(job, path),
-            Event::Failed { job, error } => self.lost(job, error),
+            TransferEvent::Got { job, path } => self.got(job, path),
+            TransferEvent::Failed { job, error } => self.lost(job, error),
             _ => Ok(false),
         }
     }

@@ -15,8 +15,7 @@ use tokio::sync::mpsc;
 use twinlock_client::ClientError;
 use twinlock_client::model::{Entry, FileEntry};
 use twinlock_client::transfer::{
-    Destination, DownloadRequest, DownloadTarget, JobId, TransferEvent as Event, Transfers,
-    hash_file, name,
+    Destination, DownloadRequest, DownloadTarget, JobId, TransferEvent, Transfers, hash_file, name,
 };
 use twinlock_core::id::{ConversationId, Name};
 
@@ -45,7 +44,7 @@ pub(super) enum EntryDownload {
 /// The downloads into the directory of `--get`.
 pub(super) struct Downloads {
     transfers: Transfers,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<TransferEvent>,
     dir: PathBuf,
     user: Name,
     /// Destinations of running transfers.
@@ -135,18 +134,18 @@ impl Downloads {
                 return ended;
             }
             match self.events.recv().await {
-                Some(Event::Got { job, path }) => {
+                Some(TransferEvent::Got { job, path }) => {
                     if let Some(path) = &path {
                         self.taken.remove(path);
                     }
                     self.ended.insert(job, Ok(path));
                 }
-                Some(Event::Failed { job, error }) => {
+                Some(TransferEvent::Failed { job, error }) => {
                     self.ended.insert(job, Err(error.into()));
                 }
                 // The connection for entries reports it to the user.
-                Some(Event::Down { error, .. }) => self.down = Some(error),
-                Some(Event::Up(_)) => self.down = None,
+                Some(TransferEvent::Down { error, .. }) => self.down = Some(error),
+                Some(TransferEvent::Up(_)) => self.down = None,
                 Some(_) => {}
                 None => return Err(ClientError::Closed.into()),
             }
