@@ -4,7 +4,7 @@
 //! Test crates and `twinlock-fuzz` depend on this crate; no build of the program does. A helper that
 //! only one crate's tests use stays in those tests. Helpers panic on failure, as a test does.
 //!
-//! The feature `server` adds [`TestServer`], for the tests of crates above the server.
+//! The feature `server` adds `TestServer`, for the tests of crates above the server.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr)]
 
 // `server` is compiled in the tests of the server too, where this is an external crate.
