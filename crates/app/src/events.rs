@@ -30,8 +30,10 @@ impl App {
                 self.change(Change::Disconnected { error, retry, is_first });
             }
             Event::Held { error, retry } => self.change(Change::RecordingDelayed { error, retry }),
-            Event::Entries { conversation, entries } => self.arrived(conversation, entries, now),
-            Event::CaughtUp { conversation, entries } => self.caught_up(conversation, entries),
+            Event::Entries { conversation, entries, .. } => {
+                self.arrived(conversation, entries, now)
+            }
+            Event::CaughtUp { conversation, entries, .. } => self.caught_up(conversation, entries),
             Event::Recorded { message_id, ack } => {
                 let settled = self.composer.recorded(message_id, &ack);
                 self.settled(settled);

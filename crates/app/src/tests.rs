@@ -110,7 +110,7 @@ proptest! {
                     let is_shown = conversation != 3 || expected.open == 3;
                     let unread = expected.unread.entry(conversation).or_default();
                     *unread = if is_shown { 0 } else { *unread + of_others };
-                    app.handle_event(Event::Entries { conversation, entries }, now);
+                    app.handle_event(Event::Entries { conversation, follow: 0, entries }, now);
                 }
                 AppStep::Open(conversation) => {
                     let head = expected.heads.get(&conversation).copied().unwrap_or_default();

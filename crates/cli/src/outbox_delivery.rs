@@ -68,7 +68,7 @@ impl<'a> Delivery<'a> {
         let client = context.connect(Options::default())?;
         Ok(Self {
             out: &context.out,
-            messages: client.deliveries()?,
+            messages: client.deliveries()?.outlasting_session(),
             connection: client.connection_events()?,
             client,
             target,
@@ -245,7 +245,9 @@ impl<'a> Delivery<'a> {
                     report.json(&AckJson::new(&self.target, &message_id, &ack));
                 }
             }
-            DeliveryEvent::Refused { why, .. } => self.refused = Some(why),
+            DeliveryEvent::Refused { message_id, why } if !self.discarded.contains(&message_id) => {
+                self.refused = Some(why);
+            }
             DeliveryEvent::Discarded { message_id } => _ = self.discarded.insert(message_id),
             // The client also sends older messages of this outbox; other commands own them.
             _ => {}

@@ -215,10 +215,11 @@ impl Message {
         let file = self.entry.file.clone().ok_or(TransferError::NoFile)?;
         let name = harmless(file.name.expose_raw()).into();
         let dir = dir.as_ref().to_owned();
-        let place = Destination { dir, below: Vec::new(), name, force: false, keep_mode: false };
-        let path = place.path();
+        let destination =
+            Destination { dir, below: Vec::new(), name, force: false, keep_mode: false };
+        let path = destination.path();
         let (conversation, n, own) = (self.conversation, self.entry.n, self.is_own());
-        let into = DownloadTarget::File(place);
+        let into = DownloadTarget::File(destination);
         let get = DownloadRequest { conversation, n, file, own, into };
         self.client.transfers().await?.fetch(get).await?;
         Ok(path)

@@ -63,6 +63,8 @@ pub struct Deliveries {
     discarded: HashSet<MessageId>,
     ready: VecDeque<DeliveryEvent>,
     checks: Interval,
+    /// Wait for other processes when this device has too many sessions.
+    outlasts_session: bool,
 }
 
 impl Deliveries {
@@ -77,7 +79,16 @@ impl Deliveries {
             discarded: HashSet::new(),
             ready: VecDeque::new(),
             checks,
+            outlasts_session: false,
         }
+    }
+
+    /// Continues to wait if the device has too many sessions: another process of the profile may
+    /// send the messages.
+    #[must_use]
+    pub fn outlasting_session(mut self) -> Self {
+        self.outlasts_session = true;
+        self
     }
 
     /// Puts texts into the outbox, in order. `target` is a room's name, or `@` and a user name.
@@ -126,9 +137,6 @@ impl Deliveries {
 
     /// Waits for the next result. Cancel-safe.
     ///
-    /// If the device has too many sessions, this continues to wait: another process of the profile
-    /// may send the messages.
-    ///
     /// # Errors
     /// The error that ended the client, once all results from before are returned.
     pub async fn next(&mut self) -> Result<DeliveryEvent, ClientError> {
@@ -137,10 +145,11 @@ impl Deliveries {
                 return Ok(event);
             }
             match self.queue.ended() {
-                None | Some(ClientError::TooManySessions) => {}
+                None => {}
+                Some(ClientError::TooManySessions) if self.outlasts_session => {}
                 Some(error) => {
                     // The ended client has stored the last results.
-                    self.check_outbox().await?;
+                    let _unreadable = self.check_outbox().await;
                     return self.take_ready().ok_or(error);
                 }
             }
@@ -191,6 +200,10 @@ impl Deliveries {
             let (outbox, asked) = (self.client.state().outbox(), ids.to_vec());
             let outcomes = blocking(move || Ok(outbox.outcomes(&asked)?)).await?;
             for (&message_id, outcome) in ids.iter().zip(outcomes) {
+                if matches!(outcome, Some(MessageOutcome::Recorded(_) | MessageOutcome::Refused(_)))
+                {
+                    self.router.forget([&message_id]);
+                }
                 let event = match outcome {
                     Some(MessageOutcome::Pending) => continue,
                     Some(MessageOutcome::Recorded(ack)) => {

@@ -202,7 +202,7 @@ pub enum ClientError {
     #[error(transparent)]
     Home(#[from] HomeError),
     /// The caller of [`crate::Client::start`] takes the events that conversations need.
-    #[error("this client's events are taken: conversations need a client from `Client::open`")]
+    #[error("this client gives its events to its caller: use a client from `Client::open`")]
     EventsTaken,
     /// A message was removed from the outbox before it was recorded.
     #[error("the message was removed from the outbox before it was recorded")]
@@ -210,6 +210,9 @@ pub enum ClientError {
     /// The user has left the conversation, perhaps on another device.
     #[error("this user has left the conversation")]
     Left,
+    /// More requests wait for a connection than this client keeps.
+    #[error("too many requests of this program wait for a connection")]
+    TooManyRequests,
     /// Another part of the program receives this conversation now.
     #[error("another part of this program receives the conversation now")]
     Superseded,
@@ -236,6 +239,7 @@ impl ClientError {
             | Self::Discarded
             | Self::Left
             | Self::Superseded
+            | Self::TooManyRequests
             | Self::Closed => Fault::Local,
             Self::State(
                 StateError::Conflict { .. }

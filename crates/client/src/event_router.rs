@@ -14,7 +14,7 @@ use crate::connection_events::{ConnectionEvent, ConnectionEvents};
 use crate::delivery::DeliveryQueue;
 use crate::driver::DriverCommand;
 use crate::error::ClientError;
-use crate::model::Event;
+use crate::model::{Event, FollowToken};
 use crate::subscription::Subscription;
 
 /// Capacity of the channel of connection events. A reader that is further behind misses the oldest.
@@ -28,17 +28,19 @@ pub(crate) struct EventRouter {
 
 #[derive(Debug)]
 struct Routes {
-    /// Who waits for the result of a message.
+    /// The queue for the result of each watched message.
     messages: HashMap<MessageId, Arc<DeliveryQueue>>,
     deliveries: Vec<Weak<DeliveryQueue>>,
-    /// Who gets the entries of a conversation.
+    /// The subscription for the entries of each conversation.
     conversations: HashMap<ConversationId, Arc<Subscription>>,
     subscriptions: Vec<Weak<Subscription>>,
     connection: broadcast::Sender<ConnectionEvent>,
     /// The last event of the connection, for readers that begin later.
     last: Option<ConnectionEvent>,
-    /// There was no connection before the next one.
+    /// Set when the connection is lost, cleared by the next one.
     was_down: bool,
+    /// Number of follows so far.
+    follows: FollowToken,
     /// The client has ended, perhaps by this error.
     ended: Option<ClientError>,
 }
@@ -53,6 +55,7 @@ impl EventRouter {
             connection: broadcast::Sender::new(CONNECTION_EVENTS),
             last: None,
             was_down: false,
+            follows: 0,
             ended: None,
         };
         Self { routes: Arc::new(Mutex::new(routes)) }
@@ -74,8 +77,9 @@ impl EventRouter {
                 }
                 event => self.routes().take(event),
             };
-            if let (Some(conversation), Some(commands)) = (unwanted, commands.upgrade()) {
-                let _ended = commands.send(DriverCommand::Unfollow { conversation }).await;
+            if let (Some((conversation, token)), Some(commands)) = (unwanted, commands.upgrade()) {
+                // The driver ignores it if a later follow has begun since.
+                let _ended = commands.send(DriverCommand::Unfollow { conversation, token }).await;
             }
         }
         self.routes().end(end);
@@ -133,21 +137,38 @@ impl EventRouter {
     }
 
     /// Passes the entries of a conversation after one to a subscription, and no longer to another.
+    /// Returns the follow to begin, and the entry to begin after.
     pub(crate) fn add_conversation(
         &self,
         subscription: &Arc<Subscription>,
         conversation: ConversationId,
         after: u64,
-    ) {
-        subscription.begin(conversation, after);
+    ) -> (FollowToken, u64) {
         let mut routes = self.routes();
+        routes.follows += 1;
+        let token = routes.follows;
+        let after = subscription.begin(conversation, after, token);
         if routes.ended.is_some() {
-            return;
+            return (token, after);
         }
         let earlier = routes.conversations.insert(conversation, subscription.clone());
         if let Some(earlier) = earlier.filter(|earlier| !Arc::ptr_eq(earlier, subscription)) {
             earlier.superseded(conversation);
         }
+        (token, after)
+    }
+
+    /// The follow to begin after a full queue, and the entry to begin after; `None` if the
+    /// subscription no longer has the conversation.
+    pub(crate) fn follow_again(
+        &self,
+        subscription: &Subscription,
+        conversation: ConversationId,
+    ) -> Option<(FollowToken, u64)> {
+        let mut routes = self.routes();
+        routes.follows += 1;
+        let token = routes.follows;
+        subscription.renew(conversation, token).map(|after| (token, after))
     }
 
     /// Passes no more entries to a subscription.
@@ -161,8 +182,8 @@ impl EventRouter {
 }
 
 impl Routes {
-    /// Passes an event on. Returns a conversation whose entries nobody takes now.
-    fn take(&mut self, event: Event) -> Option<ConversationId> {
+    /// Passes an event on. Returns a follow whose entries are not taken now.
+    fn take(&mut self, event: Event) -> Option<(ConversationId, FollowToken)> {
         match event {
             Event::Up(up) => {
                 self.tell(ConnectionEvent::Up(up));
@@ -174,17 +195,20 @@ impl Routes {
                 self.was_down = true;
                 self.tell(ConnectionEvent::Down { error, retry });
             }
-            Event::Held { error, retry } => self.tell(ConnectionEvent::Held { error, retry }),
+            Event::Held { error, retry } => {
+                // A reader that begins later learns of it from the next one.
+                let _nobody = self.connection.send(ConnectionEvent::Held { error, retry });
+            }
             Event::Recorded { message_id, ack } => self.settle(message_id, Ok(ack)),
             Event::Refused { message_id, why } => self.settle(message_id, Err(why)),
-            Event::Entries { conversation, entries } => {
+            Event::Entries { conversation, follow, entries } => {
                 let subscription = self.conversations.get(&conversation);
-                let takes = subscription.is_some_and(|to| to.add(conversation, entries));
-                return (!takes).then_some(conversation);
+                let takes = subscription.is_some_and(|to| to.add(conversation, follow, entries));
+                return (!takes).then_some((conversation, follow));
             }
-            Event::CaughtUp { conversation, entries } => {
+            Event::CaughtUp { conversation, follow, entries } => {
                 if let Some(subscription) = self.conversations.get(&conversation) {
-                    subscription.caught_up(conversation, entries);
+                    subscription.caught_up(conversation, follow, entries);
                 }
             }
             Event::Conversation(changed) => {

@@ -97,6 +97,10 @@ pub struct Inbox {
     /// The request for the conversations, which survives a cancelled [`Self::next`].
     finding: Option<BoxFuture<'static, Result<Vec<ConversationInfo>, ClientError>>>,
     found: VecDeque<ConversationInfo>,
+    /// Changes that arrived during the request.
+    changed_meanwhile: VecDeque<ConversationInfo>,
+    /// Conversations that another inbox has taken over.
+    superseded: HashSet<ConversationId>,
     /// `found` is the answer to `finding`, which is reported once all of them are followed.
     reports: bool,
     has_begun: bool,
@@ -116,6 +120,8 @@ impl Inbox {
             behind: HashSet::new(),
             finding: None,
             found: VecDeque::new(),
+            changed_meanwhile: VecDeque::new(),
+            superseded: HashSet::new(),
             reports: false,
             has_begun: false,
             resumes: false,
@@ -175,9 +181,9 @@ impl Inbox {
     pub async fn handled(&self, conversation: ConversationId, n: u64) -> Result<(), ClientError> {
         let Some(purpose) = self.options.position.clone() else { return Ok(()) };
         let receipts = self.client.state().receipts();
-        let purpose =
+        let advance =
             move || Ok(receipts.advance(&Handled { conversation, purpose: &purpose, n })?);
-        blocking(purpose).await
+        blocking(advance).await
     }
 
     /// Whether all entries that existed at the start have been returned.
@@ -225,21 +231,23 @@ impl Inbox {
             self.handled(EVERYTHING, 1).await?;
             self.resumes = true;
         }
-        Ok(std::mem::take(&mut self.reports))
+        if std::mem::take(&mut self.reports) {
+            self.found.append(&mut self.changed_meanwhile);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Follows a conversation, unless it is followed already. May be repeated after it was
     /// cancelled.
     async fn follow(&mut self, info: &ConversationInfo) -> Result<(), ClientError> {
-        if self.followed.contains_key(&info.id) {
+        if self.followed.contains_key(&info.id) || self.superseded.contains(&info.id) {
             return Ok(());
         }
         let new = if self.resumes { first_entry(info) } else { info.head };
         let after = self.start_of(info, new).await?;
-        self.router.add_conversation(&self.subscription, info.id, after);
-        // An earlier inbox may have followed it from another position.
-        self.client.unfollow(info.id).await?;
-        self.client.follow(info.id, after).await?;
+        let (token, after) = self.router.add_conversation(&self.subscription, info.id, after);
+        self.client.follow_as(info.id, after, token).await?;
         self.behind.insert(info.id);
         self.followed.insert(info.id, info.target());
         Ok(())
@@ -288,12 +296,15 @@ impl Inbox {
                 return Ok(left.map(|target| InboxEvent::Left { target }));
             }
             SubscriptionItem::Superseded(conversation) => {
+                self.superseded.insert(conversation);
                 let lost = self.forget(conversation);
                 return Ok(lost.map(|target| InboxEvent::Superseded { target }));
             }
-            // Until the first answer arrives, changes are ignored: the answer contains them.
+            // The answer may be from before the change.
             SubscriptionItem::Changed(info) => {
-                if self.takes_all() && self.resumes {
+                if self.takes_all() && self.finding.is_some() {
+                    self.changed_meanwhile.push_back(*info);
+                } else if self.takes_all() {
                     self.found.push_back(*info);
                 }
             }
@@ -303,10 +314,12 @@ impl Inbox {
                     self.find();
                 }
             }
-            SubscriptionItem::FollowAgain { conversation, after } => {
-                self.client.unfollow(conversation).await?;
-                self.client.follow(conversation, after).await?;
-                self.subscription.followed_again(conversation);
+            SubscriptionItem::FollowAgain(conversation) => {
+                let again = self.router.follow_again(&self.subscription, conversation);
+                if let Some((token, after)) = again {
+                    self.client.follow_as(conversation, after, token).await?;
+                    self.subscription.followed_again(conversation, token);
+                }
             }
         }
         Ok(None)

@@ -57,6 +57,10 @@ impl Default for Options {
     }
 }
 
+/// The number of a follow, which tells it from others of the same conversation. A greater one is a
+/// later one. [`crate::Client::follow`] uses 0.
+pub type FollowToken = u64;
+
 /// An event of the client.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -82,6 +86,8 @@ pub enum Event {
     Entries {
         /// The conversation.
         conversation: ConversationId,
+        /// Which follow of the conversation it is.
+        follow: FollowToken,
         /// At least one.
         entries: Vec<Entry>,
     },
@@ -89,6 +95,8 @@ pub enum Event {
     CaughtUp {
         /// The conversation.
         conversation: ConversationId,
+        /// Which follow of the conversation it is.
+        follow: FollowToken,
         /// The number of these entries.
         entries: u64,
     },

@@ -35,7 +35,8 @@ type TransferResult = Result<TransferValue, TransferError>;
 
 #[derive(Debug)]
 pub(crate) struct SharedTransfers {
-    transfers: Transfers,
+    /// `None` once the client was closed.
+    transfers: Mutex<Option<Arc<Transfers>>>,
     results: Arc<Mutex<HashMap<JobId, JobResult>>>,
 }
 
@@ -44,6 +45,8 @@ enum JobResult {
     Awaited(oneshot::Sender<TransferResult>),
     /// It arrived before its caller waited for it.
     Early(TransferResult),
+    /// Its caller no longer waits.
+    Abandoned,
 }
 
 impl SharedTransfers {
@@ -57,7 +60,7 @@ impl SharedTransfers {
         let (transfers, events) = Transfers::start(home, profile, state, options)?;
         let results = Arc::default();
         tokio::spawn(route(events, Arc::clone(&results)));
-        Ok(Self { transfers, results })
+        Ok(Self { transfers: Mutex::new(Some(Arc::new(transfers))), results })
     }
 
     pub(crate) async fn send(
@@ -67,7 +70,8 @@ impl SharedTransfers {
     ) -> Result<SentFile, TransferError> {
         let path = path.to_owned();
         let file = run_blocking(move || look(&path)).await??;
-        let jobs = self.transfers.put(target, vec![file]).await?;
+        let transfers = self.transfers()?;
+        let jobs = transfers.put(target, vec![file]).await?;
         let (job, _) = jobs.into_iter().next().ok_or(ClientError::Closed)?;
         Ok(SentFile { transfers: self.clone(), job, result: self.result_of(job) })
     }
@@ -76,12 +80,21 @@ impl SharedTransfers {
         &self,
         get: DownloadRequest,
     ) -> Result<Option<PathBuf>, TransferError> {
-        let job = self.transfers.get(get)?;
+        let job = self.transfers()?.get(get)?;
         match self.result_of(job).await {
             Ok(Ok(TransferValue::Fetched(path))) => Ok(path),
             Ok(Ok(TransferValue::Recorded(_))) | Err(_) => Err(ClientError::Closed.into()),
             Ok(Err(error)) => Err(error),
         }
+    }
+
+    /// Ends all transfers.
+    pub(crate) fn close(&self) {
+        lock(&self.transfers).take();
+    }
+
+    fn transfers(&self) -> Result<Arc<Transfers>, ClientError> {
+        lock(&self.transfers).clone().ok_or(ClientError::Closed)
     }
 
     fn result_of(&self, job: JobId) -> oneshot::Receiver<TransferResult> {
@@ -110,6 +123,7 @@ async fn route(
         let mut results = lock(&results);
         match results.remove(&job) {
             Some(JobResult::Awaited(caller)) => _ = caller.send(result),
+            Some(JobResult::Abandoned) => {}
             _ => _ = results.insert(job, JobResult::Early(result)),
         }
     }
@@ -137,6 +151,8 @@ impl SentFile {
 
 impl Drop for SentFile {
     fn drop(&mut self) {
-        lock(&self.transfers.results).remove(&self.job);
+        if let Some(waiting) = lock(&self.transfers.results).get_mut(&self.job) {
+            *waiting = JobResult::Abandoned;
+        }
     }
 }

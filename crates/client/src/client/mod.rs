@@ -17,7 +17,7 @@ mod step_up;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{OnceCell, mpsc, oneshot};
-use twinlock_core::id::{ConversationId, Name};
+use twinlock_core::id::{ConversationId, Name, ServerKey};
 use twinlock_core::limits::{MAX_BODY, MAX_SEARCH, MAX_TOPIC};
 use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
@@ -26,7 +26,7 @@ use crate::driver::{self, DriverCommand};
 use crate::error::{ClientError, Refusal};
 use crate::event_router::EventRouter;
 use crate::home::Home;
-use crate::model::{Event, Facts, Options, Rekeyed};
+use crate::model::{Event, Facts, FollowToken, Options, Rekeyed};
 use crate::profile::Profile;
 use crate::shared_transfers::SharedTransfers;
 use crate::state::State;
@@ -49,6 +49,7 @@ struct ClientSource {
     home: Home,
     profile: Name,
     user: Name,
+    server_key: ServerKey,
     options: Options,
     transfers: OnceCell<Arc<SharedTransfers>>,
 }
@@ -68,6 +69,7 @@ impl Client {
             home: home.clone(),
             profile: profile.name().clone(),
             user: profile.user().clone(),
+            server_key: *profile.server_key(),
             options: options.clone(),
             transfers: OnceCell::new(),
         };
@@ -91,7 +93,7 @@ impl Client {
     }
 
     /// Follows a conversation: entries with numbers greater than `after` arrive as events, also
-    /// after reconnects.
+    /// after reconnects. For a client of [`Self::start`]; others have [`Self::inbox`].
     ///
     /// # Errors
     /// [`ClientError::Closed`].
@@ -100,7 +102,7 @@ impl Client {
         conversation: ConversationId,
         after: u64,
     ) -> Result<(), ClientError> {
-        self.command(DriverCommand::Follow { conversation, after }).await
+        self.command(DriverCommand::Follow { conversation, after, token: 0 }).await
     }
 
     /// Stops following a conversation.
@@ -108,7 +110,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Closed`].
     pub async fn unfollow(&self, conversation: ConversationId) -> Result<(), ClientError> {
-        self.command(DriverCommand::Unfollow { conversation }).await
+        self.command(DriverCommand::Unfollow { conversation, token: 0 }).await
     }
 
     /// Notifies the task of new messages in the outbox.
@@ -150,8 +152,12 @@ impl Client {
         answer.await.unwrap_or_else(|_| Err(self.end()))
     }
 
-    /// Closes the session and ends the task. Messages without an ack stay in the outbox.
+    /// Closes the session and ends the task. Messages without an ack stay in the outbox. File
+    /// transfers end where they are, and resume when they are begun again.
     pub async fn close(self) {
+        if let Some(transfers) = self.source.transfers.get() {
+            transfers.close();
+        }
         let (reply, done) = oneshot::channel();
         if self.command(DriverCommand::Close(reply)).await.is_ok() {
             let _ended = done.await;
@@ -184,6 +190,16 @@ impl Client {
         let (reply, answer) = oneshot::channel();
         self.command(DriverCommand::Request { op: Box::new(op), reply }).await?;
         answer.await.unwrap_or_else(|_| Err(self.end()))
+    }
+
+    /// Follows a conversation as `token` instead of an earlier follow.
+    pub(crate) async fn follow_as(
+        &self,
+        conversation: ConversationId,
+        after: u64,
+        token: FollowToken,
+    ) -> Result<(), ClientError> {
+        self.command(DriverCommand::Follow { conversation, after, token }).await
     }
 
     async fn command(&self, command: DriverCommand) -> Result<(), ClientError> {

@@ -166,9 +166,16 @@ impl Client {
     /// The file transfers, which begin with the first file.
     pub(crate) async fn transfers(&self) -> Result<Arc<SharedTransfers>, ClientError> {
         let source = &self.source;
+        if self.ended.get().is_some() {
+            return Err(self.end());
+        }
         let start = async || {
             let (home, name) = (source.home.clone(), source.profile.clone());
             let profile = blocking(move || Ok(Profile::load(&home, &name)?)).await?;
+            // Another process may have put another account into the profile.
+            if *profile.user() != source.user || *profile.server_key() != source.server_key {
+                return Err(ProfileError::Replaced { name: source.profile.clone() }.into());
+            }
             let (state, options) = (self.state.clone(), source.options.clone());
             SharedTransfers::start(&source.home, profile, state, options).map(Arc::new)
         };

@@ -5,13 +5,13 @@ use twinlock_core::id::{ConversationId, MessageId};
 use twinlock_core::proto::{answer::Result as Answered, request::Op};
 
 use crate::error::ClientError;
-use crate::model::{Facts, Rekeyed};
+use crate::model::{Facts, FollowToken, Rekeyed};
 
 /// A command from a handle to the task.
 #[derive(Debug)]
 pub(crate) enum DriverCommand {
-    Follow { conversation: ConversationId, after: u64 },
-    Unfollow { conversation: ConversationId },
+    Follow { conversation: ConversationId, after: u64, token: FollowToken },
+    Unfollow { conversation: ConversationId, token: FollowToken },
     Enqueued,
     ReconnectNow,
     Facts(Reply<Facts>),

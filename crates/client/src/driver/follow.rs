@@ -16,7 +16,7 @@ use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, requ
 
 use crate::directory::{ConversationInfo, ConversationKind};
 use crate::error::{ClientError, Refusal};
-use crate::model::{Entry, Event};
+use crate::model::{Entry, Event, FollowToken};
 use crate::receipts::Receipts;
 use crate::record::{self, known_head};
 
@@ -50,6 +50,8 @@ struct FollowState {
     owed: u64,
     /// Distinguishes this follow from an earlier one of the same conversation.
     generation: u64,
+    /// The caller's number of this follow.
+    token: FollowToken,
 }
 
 /// Whether the connection follows the conversation.
@@ -125,12 +127,24 @@ impl Follows {
         !self.all.is_empty()
     }
 
-    /// Starts to follow. A conversation that is already followed keeps its position.
-    pub(super) fn begin(&mut self, conversation: ConversationId, after: u64) {
+    /// Starts to follow, instead of an earlier follow with a smaller token. A later one continues.
+    pub(super) fn begin(&mut self, conversation: ConversationId, after: u64, token: FollowToken) {
+        if self.all.get(&conversation).is_some_and(|follow| follow.token >= token) {
+            return;
+        }
+        self.end(conversation);
         self.generations += 1;
         let generation = self.generations;
-        let new = FollowState { after, flow: Flow::Off, catching_up: None, owed: 0, generation };
-        self.all.entry(conversation).or_insert(new);
+        let (flow, catching_up, owed) = (Flow::Off, None, 0);
+        let new = FollowState { after, flow, catching_up, owed, generation, token };
+        self.all.insert(conversation, new);
+    }
+
+    /// Stops following, unless another follow than this one has begun.
+    pub(super) fn end_one(&mut self, conversation: ConversationId, token: FollowToken) {
+        if self.all.get(&conversation).is_some_and(|follow| follow.token == token) {
+            self.end(conversation);
+        }
     }
 
     /// Stops following.
@@ -290,7 +304,8 @@ impl Follows {
                         follow.owed = 0;
                     }
                     if head <= after {
-                        events.push(Event::CaughtUp { conversation, entries: 0 });
+                        let follow = follow.token;
+                        events.push(Event::CaughtUp { conversation, follow, entries: 0 });
                     } else {
                         follow.catching_up = Some((after, head));
                     }
@@ -303,10 +318,14 @@ impl Follows {
                         continue;
                     };
                     let caught_up = follow.catching_up.filter(|(_, head)| last.n >= *head);
-                    events.push(Event::Entries { conversation, entries });
-                    if let Some((after, head)) = caught_up {
+                    let token = follow.token;
+                    if caught_up.is_some() {
                         follow.catching_up = None;
-                        events.push(Event::CaughtUp { conversation, entries: head - after });
+                    }
+                    events.push(Event::Entries { conversation, follow: token, entries });
+                    if let Some((after, head)) = caught_up {
+                        let entries = head - after;
+                        events.push(Event::CaughtUp { conversation, follow: token, entries });
                     }
                 }
             }

@@ -360,19 +360,18 @@ impl Driver {
 
     fn take_command(&mut self, command: DriverCommand) {
         match command {
-            DriverCommand::Follow { conversation, after } => {
-                self.follows.begin(conversation, after)
+            DriverCommand::Follow { conversation, after, token } => {
+                self.follows.begin(conversation, after, token);
             }
-            DriverCommand::Unfollow { conversation } => {
-                self.follows.end(conversation);
+            DriverCommand::Unfollow { conversation, token } => {
+                self.follows.end_one(conversation, token);
             }
             DriverCommand::Enqueued => self.sending.notify_enqueued(),
             DriverCommand::ReconnectNow => self.reconnect_now = true,
             DriverCommand::Facts(reply) => self.facts.push(reply),
             DriverCommand::Rekey(reply) => self.rekeys.push(reply),
             DriverCommand::Request { reply, .. } if self.waiting.len() >= WAITING => {
-                let full = "too many requests are waiting".to_owned();
-                let _gone = reply.send(Err(ClientError::Lost(full)));
+                let _gone = reply.send(Err(ClientError::TooManyRequests));
             }
             DriverCommand::Request { op, reply } => {
                 self.waiting.push_back((*op, Recipient::Caller(reply)));
@@ -453,7 +452,10 @@ impl Driver {
 /// finds the current state, not its history.
 fn put(queue: &mut VecDeque<Event>, event: Event) {
     let stale = |old: &Event| match (old, &event) {
-        (Event::Conversation(old), Event::Conversation(new)) => old.id == new.id,
+        // A consumer has to know that a conversation was left, also if it was joined again.
+        (Event::Conversation(old), Event::Conversation(new)) => {
+            old.id == new.id && (old.joined || !new.joined)
+        }
         (Event::Presence { user: old, .. }, Event::Presence { user: new, .. }) => old == new,
         (Event::Down { .. }, Event::Down { .. }) => true,
         (Event::Held { .. }, Event::Held { .. }) => true,

@@ -235,8 +235,8 @@ async fn front_door__inbox_of_everything_finds_new_conversations() {
     };
     let ada = Client::open_in(&ada.home, "default").await.unwrap();
     let bob = Client::join_in(&world.home("bob"), "default", &link, "bob").await.unwrap();
-    let options = InboxOptions { position: Some("sdk:all".to_owned()), ..InboxOptions::default() };
-    let mut inbox = ada.inbox(options).unwrap();
+    let options = || InboxOptions { position: Some("sdk:all".to_owned()), ..Default::default() };
+    let mut inbox = ada.inbox(options()).unwrap();
     assert!(!inbox.is_caught_up());
     while !inbox.is_caught_up() {
         timeout(LONG, inbox.next()).await.unwrap().unwrap();
@@ -255,4 +255,79 @@ async fn front_door__inbox_of_everything_finds_new_conversations() {
         inbox.handled(conversation, n).await.unwrap();
     });
     assert_eq!(recorded, 1);
+    // Another program has the conversation to itself, also after a change of it.
+    let mut messages = ada.conversation("@bob").await.unwrap().messages();
+    say(&to_ada, "again").await;
+    assert_eq!(next(&mut messages).await.text(), "again");
+    let lost = loop {
+        match timeout(LONG, inbox.next()).await.unwrap().unwrap() {
+            InboxEvent::Superseded { target } => break target,
+            InboxEvent::Entries { entries, .. } => assert_eq!(entries[0].n, 2),
+            _ => {}
+        }
+    };
+    assert_eq!(lost, "@bob");
+    ada.mark_read(messages_id(&ada).await, 2).await.unwrap();
+    say(&to_ada, "to the program").await;
+    say(&bob.conversation("lobby").await.unwrap(), "to the inbox").await;
+    assert_eq!(next(&mut messages).await.text(), "to the program");
+    let target = loop {
+        if let InboxEvent::Entries { target, .. } =
+            timeout(LONG, inbox.next()).await.unwrap().unwrap()
+        {
+            break target;
+        }
+    };
+    assert_eq!(target, "lobby");
+    drop((inbox, messages));
+    // The next inbox continues after what was handled.
+    let mut inbox = ada.inbox(options()).unwrap();
+    let mut from_bob = Vec::new();
+    while from_bob.len() < 2 {
+        if let InboxEvent::Entries { target, entries, .. } =
+            timeout(LONG, inbox.next()).await.unwrap().unwrap()
+            && target == "@bob"
+        {
+            from_bob.extend(entries.iter().map(|entry| entry.n));
+        }
+    }
+    assert_eq!(from_bob, [2, 3]);
+}
+
+async fn messages_id(client: &Client) -> u64 {
+    client.conversation("@bob").await.unwrap().info().id
+}
+
+/// A user leaves a room and joins it again before the program looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn front_door__inbox_reports_leaving_and_follows_again() {
+    let world = World::new(|_| {}).await;
+    let ada = world.owner("ada").await;
+    let client = Client::open_in(&ada.home, "default").await.unwrap();
+    let ops = crate::common::name("ops");
+    let room = client.create_room(&ops, "").await.unwrap();
+    let mut inbox = client.inbox(InboxOptions::default()).unwrap();
+    while !inbox.is_caught_up() {
+        timeout(LONG, inbox.next()).await.unwrap().unwrap();
+    }
+    client.leave_room(room.id).await.unwrap();
+    client.join_room(&ops).await.unwrap();
+    let conversation = client.conversation("ops").await.unwrap();
+    let said = say(&conversation, "back").await;
+    let mut has_left = false;
+    loop {
+        match timeout(LONG, inbox.next()).await.unwrap().unwrap() {
+            InboxEvent::Left { target } => {
+                assert_eq!(target, "ops");
+                has_left = true;
+            }
+            InboxEvent::Entries { target, entries, .. } if target == "ops" => {
+                assert!(has_left);
+                if entries.iter().any(|entry| entry.n == said) {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
 }

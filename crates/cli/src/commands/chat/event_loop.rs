@@ -156,7 +156,7 @@ impl LineChat {
                 self.app.handle_roster(roster);
                 self.update().await
             }
-            // After a reconnection, the chat goes on with the conversations that it knows.
+            // After a reconnection, the chat keeps the conversations that it knows.
             Err(error) if self.app.is_ready() => {
                 tracing::warn!(%error, "the conversations were not listed again");
                 Ok(())
