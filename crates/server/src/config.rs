@@ -65,7 +65,7 @@ pub struct Config {
     /// A proxy terminates TLS before this listener. Channel binding is then `off`, and invite links
     /// say so. Connections without a PROXY header have no known address, and no limit by address.
     pub behind_proxy: bool,
-    /// Addresses of proxies that put a PROXY header (version 2) before every connection and are
+    /// Addresses of proxies that put a PROXY header (version 1 or 2) before every connection and are
     /// trusted, whether TLS ends at them or here. The server accepts none from other addresses.
     /// Default: none.
     pub proxies: Vec<IpAddr>,

@@ -63,7 +63,7 @@ pub(crate) struct ServeArgs {
     /// A proxy terminates TLS in front of this listener
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_BEHIND_PROXY", hide_env_values = true)]
     pub(super) behind_proxy: Option<bool>,
-    /// Accept the PROXY protocol header (version 2) from this address
+    /// Require a PROXY protocol header (version 1 or 2) from this address
     #[arg(
         long = "proxy",
         value_name = "ADDRESS",

@@ -149,7 +149,7 @@ impl Admission {
             tracing::warn!(
                 address = %source,
                 "{count} of the last {of} connections came from one address, whose limits they share; \
-                 if a proxy is there, have it send a PROXY header (version 2) and name it with --proxy"
+                 if a proxy is there, have it send a PROXY header and name it with --proxy"
             );
         }
     }
