@@ -71,9 +71,8 @@ impl Connector {
         binding: BindingPolicy,
         timing: Timing,
     ) -> Result<Self, ClientError> {
-        // A proxy that is known to terminate TLS need not support ALPN.
-        let alpn = if binding == BindingPolicy::Off { Alpn::Optional } else { Alpn::Required };
-        let tls = ClientTls::new(trust, alpn).map_err(|e| ClientError::Authority(e.to_string()))?;
+        let tls = ClientTls::new(trust, Alpn::Direct)
+            .map_err(|e| ClientError::Authority(e.to_string()))?;
         Ok(Self { address, tls, pin, binding, timing })
     }
 

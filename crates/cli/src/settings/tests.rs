@@ -41,7 +41,7 @@ fn settings__number_out_of_range_reports_range_and_position() {
 
 #[test]
 fn settings__port_out_of_range_is_refused_with_range() {
-    for name in ["port", "classic-port", "origin-port"] {
+    for name in ["port", "classic-port", "origin-port", "plain-port"] {
         for bad in ["70000", "-1"] {
             let error = toml::from_str::<ServeArgs>(&format!("{name} = {bad}")).unwrap_err();
             assert!(error.message().contains("0 to 65535"), "{name} = {bad}: {error}");
@@ -92,10 +92,10 @@ fn settings__host_resolves_address_scope_or_name() {
         ("[::1]", "[::1]:5"),
         ("fe80::1%1", "[fe80::1%1]:5"),
     ] {
-        assert_eq!(resolve(host, 5).unwrap().to_string(), is);
+        assert_eq!(resolve("--host", host, 5).unwrap().to_string(), is);
     }
-    assert!(resolve("localhost", 5).unwrap().ip().is_loopback());
-    assert!(resolve("no such host", 5).unwrap_err().message.contains("--host"));
+    assert!(resolve("--host", "localhost", 5).unwrap().ip().is_loopback());
+    assert!(resolve("--host", "no such host", 5).unwrap_err().message.contains("--host"));
 }
 
 mod documentation {

@@ -99,7 +99,7 @@ fn slow(card: &Card, classic: u16, step: usize) -> (&'static str, u64, BoxFuture
     let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
     let tls = move |card: Card| async move { card.tls_from(from).await.unwrap() };
     let lines = || {
-        let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
+        let tls = ClientTls::new(ServerTrust::Learn, Alpn::Direct).unwrap();
         Card { address: classic, tls, ..card.clone() }
     };
     let record = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[3; 500]].concat();

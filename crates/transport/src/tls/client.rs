@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use twinlock_core::id::TlsPin;
 
 use super::fault::WrongPin;
-use super::{ALPN, TlsFault, VERSIONS, pin_of, provider};
+use super::{ALPN, ALPN_HTTP, TlsFault, VERSIONS, pin_of, provider};
 
 /// Which server a client trusts.
 #[derive(Debug, Clone)]
@@ -36,13 +36,26 @@ pub enum ServerTrust {
     },
 }
 
-/// Whether the peer must agree on `twinlock/1`.
+/// The protocols that a client offers. A peer that selects none is accepted: it may be a proxy that
+/// knows no protocol names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
-    /// The peer is the server.
-    Required,
-    /// A proxy terminates TLS and may know no protocol names. Ours is still offered.
-    Optional,
+    /// `twinlock/1`, else `http/1.1`.
+    Any,
+    /// Only `twinlock/1`.
+    Direct,
+    /// Only `http/1.1`, for WebSocket.
+    Http,
+}
+
+impl Alpn {
+    fn names(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Any => vec![ALPN.to_vec(), ALPN_HTTP.to_vec()],
+            Self::Direct => vec![ALPN.to_vec()],
+            Self::Http => vec![ALPN_HTTP.to_vec()],
+        }
+    }
 }
 
 /// Creates TLS connections under one profile's trust. Cheap to clone.
@@ -92,12 +105,21 @@ impl ClientTls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = alpn.names();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.cert_compressors = Vec::new();
         config.cert_decompressors = Vec::new();
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), alpn, name_matters })
+    }
+
+    /// The same with another offer.
+    #[must_use]
+    pub fn offering(&self, alpn: Alpn) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = alpn.names();
+        let connector = TlsConnector::from(Arc::new(config));
+        Self { connector, alpn, name_matters: self.name_matters }
     }
 
     /// Performs the handshake with the server `host`, a DNS name or an IP address without brackets.
@@ -118,13 +140,8 @@ impl ClientTls {
             Err(_) if !self.name_matters => IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
             Err(_) => return Err(TlsFault::Name),
         };
-        let stream = self.connector.connect(name, io).await?;
-        // rustls has refused any answer but ours; what remains is the lack of an answer.
-        match stream.get_ref().1.alpn_protocol() {
-            Some(ALPN) => Ok(stream),
-            None if self.alpn == Alpn::Optional => Ok(stream),
-            _ => Err(TlsFault::Alpn),
-        }
+        // rustls refuses an answer that was not offered.
+        Ok(self.connector.connect(name, io).await?)
     }
 }
 

@@ -8,8 +8,8 @@ use super::spki_pin;
 /// The parameters of a TLS connection.
 ///
 /// The names are those of the IANA registries, except for the version. `None` before the handshake
-/// is complete.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// is complete, and without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsFacts {
     /// `TLS 1.3`.
     pub version: Option<String>,

@@ -20,9 +20,6 @@ use data_encoding::BASE64;
 
 pub use stream::{MAX_MESSAGE, WebSocket};
 
-/// The path of the WebSocket where none is configured.
-pub const DEFAULT_PATH: &str = "/twinlock";
-
 /// Longest HTTP header, bytes, in both directions. Ours has about 200; proxies add some hundreds.
 pub const MAX_HTTP_HEADER: usize = 8 * 1024;
 

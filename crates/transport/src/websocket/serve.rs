@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -92,19 +92,20 @@ where
         .header_read_timeout(None)
         .half_close(false);
     let answering = Answering { site, proxies, decision: Cell::new(None) };
-    let served = builder.serve_connection(HyperIo(io), answering).without_shutdown().await?;
-    let http1::Parts { io: HyperIo(mut io), read_buf, service, .. } = served;
-    match service.decision.take() {
-        Some(Ok(client)) => {
+    let mut connection = builder.serve_connection(HyperIo(io), answering);
+    let served = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let http1::Parts { io: HyperIo(mut io), read_buf, service, .. } = connection.into_parts();
+    let fault = match (service.decision.take(), served) {
+        (Some(Ok(client)), Ok(())) => {
             let stream = WebSocket::server(io, read_buf.to_vec()).await;
-            Ok(Upgraded { stream, client })
+            return Ok(Upgraded { stream, client });
         }
-        Some(Err(fault)) => {
-            linger(&mut io).await;
-            Err(fault)
-        }
-        None => Err(HttpFault::Ended),
-    }
+        (Some(Err(fault)), _) => fault,
+        (_, Err(error)) => error.into(),
+        (None, Ok(())) => HttpFault::Ended,
+    };
+    linger(&mut io).await;
+    Err(fault)
 }
 
 /// Answers the request of one connection, and remembers what it decided.

@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use twinlock_core::invite::DEFAULT_PATH;
+
 use super::serve::{HttpFault, Site, Upgraded, serve};
 use super::*;
 

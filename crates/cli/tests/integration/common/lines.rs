@@ -45,7 +45,7 @@ impl To {
     /// The server of a member, on this port.
     pub fn new(port: u16, member: &Profile) -> Self {
         let TlsTrust::Pins(pins) = member.tls() else { panic!("no pins") };
-        Self { port, tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap() }
+        Self { port, tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Direct).unwrap() }
     }
 
     /// Logs a device in and waits for READY. `from`: another address of this machine.

@@ -101,7 +101,7 @@ impl Keys {
         let cert = ServerCert::from_pem(&read("tls-cert.pem"), &read("tls-key.pem")).unwrap();
         let inside = ServerTls::new(cert).unwrap();
         let pins = ServerTrust::Pins(vec![inside.spki_pin()]);
-        let outside = ClientTls::new(pins, Alpn::Required).unwrap();
+        let outside = ClientTls::new(pins, Alpn::Direct).unwrap();
         let name = Name::new("default").unwrap();
         let profile = Profile::load(&Home::at(&person.home), &name).unwrap();
         Self { setup, inside, outside, profile }

@@ -46,7 +46,7 @@ impl Proxy {
         let pem = (cert.pem(), key.serialize_pem());
         let ends = ServerCert::from_pem(pem.0.as_bytes(), pem.1.as_bytes()).unwrap();
         let inside = ServerTls::new(ends).unwrap();
-        let outside = ClientTls::new(ServerTrust::Pins(vec![server_pin]), Alpn::Required).unwrap();
+        let outside = ClientTls::new(ServerTrust::Pins(vec![server_pin]), Alpn::Direct).unwrap();
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();

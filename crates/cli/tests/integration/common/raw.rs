@@ -109,7 +109,7 @@ impl Card {
         let TlsTrust::Pins(pins) = profile.tls() else { panic!("no pins") };
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], profile.port())),
-            tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap(),
+            tls: ClientTls::new(ServerTrust::Pins(pins), Alpn::Direct).unwrap(),
             key: *profile.server_key(),
             device: *profile.device(),
             secret: *profile.secret().expose_secret(),
