@@ -1,6 +1,9 @@
 //! From an address to a connection on which both ends have sent READY.
+//!
+//! The steps, each a function: name and TCP, TLS, transport, login and READY.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +23,24 @@ use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::connection::{Connection, ConnectionError};
 use twinlock_transport::login::{LoginError, login};
+use twinlock_transport::stream::{Carrier, SessionStream};
 use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts, TlsFault};
+use twinlock_transport::websocket::connect::UpgradeFault;
+use twinlock_transport::websocket::{self, WebSocket};
 
 use crate::delays::Delays;
 use crate::error::{ClientError, closed};
 use crate::profile::{Profile, TlsTrust};
+use crate::route::{ClientTransport, Route, TransportChoice};
 
 /// Timeout for TCP, over all addresses of a name.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Timeout for the TLS handshake.
 const TLS_DEADLINE: Duration = Duration::from_secs(10);
+/// Timeout for the HTTP upgrade.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+/// The port that a Host field need not name.
+const HTTPS: u16 = 443;
 /// Timeout from PROOF to the server's READY.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,8 +48,10 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// login, some ms, or until the server's deadline of 5 s.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// What bytes travel on before a session.
+type ClientCarrier = Carrier<TlsStream<TcpStream>>;
 /// The stream under a session.
-pub type ClientStream = TlsStream<TcpStream>;
+pub type ClientStream = SessionStream<ClientCarrier>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
@@ -48,6 +61,7 @@ pub struct Connector {
     pin: Option<ServerKey>,
     binding: BindingPolicy,
     timing: Timing,
+    route: Route,
 }
 
 /// A ready session, and its properties.
@@ -58,8 +72,18 @@ pub struct ReadySession {
     pub info: proto::ServerInfo,
     /// The result of the channel binding.
     pub binding: Binding,
-    /// The parameters of TLS.
+    /// The parameters of TLS; without TLS, all unknown.
     pub tls: TlsFacts,
+    /// The transport.
+    pub transport: ClientTransport,
+}
+
+/// A connection on which HELLO is due.
+struct OpenedStream {
+    stream: ClientStream,
+    tls: TlsFacts,
+    /// The tls-exporter value; `None` without TLS.
+    exporter: Option<[u8; 32]>,
 }
 
 impl Connector {
@@ -71,9 +95,20 @@ impl Connector {
         binding: BindingPolicy,
         timing: Timing,
     ) -> Result<Self, ClientError> {
-        let tls = ClientTls::new(trust, Alpn::Direct)
-            .map_err(|e| ClientError::Authority(e.to_string()))?;
-        Ok(Self { address, tls, pin, binding, timing })
+        let tls =
+            ClientTls::new(trust, Alpn::Any).map_err(|e| ClientError::Authority(e.to_string()))?;
+        Ok(Self { address, tls, pin, binding, timing, route: Route::default() })
+    }
+
+    /// The same by this route.
+    #[must_use]
+    pub fn over(self, route: Route) -> Self {
+        let offer = match route.transport {
+            TransportChoice::Tls => Alpn::Direct,
+            TransportChoice::WebSocket => Alpn::Http,
+            TransportChoice::Auto | TransportChoice::Plain => Alpn::Any,
+        };
+        Self { tls: self.tls.offering(offer), route, ..self }
     }
 
     /// Takes the parameters of a profile, or of the same server at another address. The profile's
@@ -97,6 +132,7 @@ impl Connector {
         let address = match address {
             Some(address) => address,
             None => Address::new(profile.host(), profile.port())
+                .and_then(|address| address.with_path(profile.path()))
                 .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
         };
         let rekey_after = profile.rekey_after().unwrap_or(timing.rekey_after);
@@ -117,9 +153,8 @@ impl Connector {
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
     ) -> Result<ReadySession, ClientError> {
-        let stream = self.connect().await?;
-        let facts = TlsFacts::of(stream.get_ref().1);
-        let exporter = tls::channel_binding(stream.get_ref().1).ok();
+        let OpenedStream { stream, tls, exporter } = self.connect().await?;
+        let transport = ClientTransport::of(&stream);
         let config = SessionConfig {
             binding: self.binding,
             exporter: exporter.filter(|_| self.binding != BindingPolicy::Off),
@@ -134,7 +169,10 @@ impl Connector {
             })?;
         let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
-            Ok((info, binding)) => Ok(ReadySession { connection, info, binding, tls: facts }),
+            Ok((info, binding)) => {
+                let binding = judge(binding, transport, info.transport());
+                Ok(ReadySession { connection, info, binding, tls, transport })
+            }
             Err(NotReady::Connection(ConnectionError::Cut(error)))
                 if error.as_ref().is_none_or(is_closed) =>
             {
@@ -176,26 +214,104 @@ impl Connector {
         ClientError::NotAdmitted { address: self.address.clone() }
     }
 
-    pub(crate) async fn connect(&self) -> Result<ClientStream, ClientError> {
-        let unreachable =
-            |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
+    /// Whether TLS accepts the server at this address.
+    pub(crate) async fn is_trusted(&self) -> bool {
+        self.connect().await.is_ok()
+    }
+
+    fn unreachable(&self, problem: impl Into<String>) -> ClientError {
+        ClientError::Unreachable { address: self.address.clone(), problem: problem.into() }
+    }
+
+    /// A stream on which HELLO is due.
+    async fn connect(&self) -> Result<OpenedStream, ClientError> {
+        let tcp = self.tcp().await?;
+        let (carrier, facts, exporter, http) = match self.route.transport {
+            TransportChoice::Plain => (Carrier::Plain(tcp), TlsFacts::default(), None, false),
+            choice => {
+                let tls = self.tls(tcp).await?;
+                let connection = tls.get_ref().1;
+                let selected = tls::selected_http(connection) == Some(true);
+                let http = selected || choice == TransportChoice::WebSocket;
+                let exporter = tls::channel_binding(connection).ok();
+                let facts = TlsFacts::of(connection);
+                (Carrier::Tls(tls), facts, exporter, http)
+            }
+        };
+        let stream = if http {
+            SessionStream::WebSocket(Box::new(self.web_socket(carrier).await?))
+        } else {
+            SessionStream::Direct(carrier)
+        };
+        Ok(OpenedStream { stream, tls: facts, exporter })
+    }
+
+    /// Resolves the name and connects.
+    async fn tcp(&self) -> Result<TcpStream, ClientError> {
         let host = self.address.bare_host();
+        let is_plain = self.route.transport == TransportChoice::Plain;
+        if is_plain && host.parse::<IpAddr>().is_ok_and(|ip| !ip.is_loopback()) {
+            return Err(ClientError::PlainBeyondMachine(self.address.clone()));
+        }
         let connected = timeout(CONNECT_DEADLINE, TcpStream::connect((host, self.address.port())));
         let tcp = match connected.await {
             Ok(Err(error)) if is_closed(&error) => return Err(self.not_admitted()),
-            Ok(tcp) => tcp.map_err(|error| unreachable(error.to_string()))?,
-            Err(_) => return Err(unreachable("no answer".to_owned())),
+            Ok(tcp) => tcp.map_err(|error| self.unreachable(error.to_string()))?,
+            Err(_) => return Err(self.unreachable("no answer")),
         };
+        let is_local = tcp.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
+        if is_plain && !is_local {
+            return Err(ClientError::PlainBeyondMachine(self.address.clone()));
+        }
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        match timeout(TLS_DEADLINE, self.tls.connect(host, tcp)).await {
+        Ok(tcp)
+    }
+
+    async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, ClientError> {
+        let connecting = self.tls.connect(self.address.bare_host(), tcp);
+        match timeout(TLS_DEADLINE, connecting).await {
             Ok(stream) => stream.map_err(|fault| match fault {
                 TlsFault::Io(error) if is_closed(&error) => self.not_admitted(),
                 fault => ClientError::tls(&fault, &self.address),
             }),
-            Err(_) => Err(unreachable("the TLS handshake took too long".to_owned())),
+            Err(_) => Err(self.unreachable("the TLS handshake took too long")),
         }
+    }
+
+    /// Upgrades to WebSocket.
+    async fn web_socket(
+        &self,
+        carrier: ClientCarrier,
+    ) -> Result<WebSocket<ClientCarrier>, ClientError> {
+        // RFC 9110: the default port of https is left out, and a scope is valid on this machine only.
+        let (host, port) = (self.address.host(), self.address.port());
+        let host = match host.split_once('%') {
+            Some((host, _)) => format!("{host}]"),
+            None => host.to_owned(),
+        };
+        let authority = if port == HTTPS { host } else { format!("{host}:{port}") };
+        let upgrading = websocket::connect::connect(carrier, &authority, self.address.path());
+        match timeout(UPGRADE_DEADLINE, upgrading).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(UpgradeFault::Io(error))) if is_closed(&error) => Err(self.not_admitted()),
+            Ok(Err(fault)) => Err(self.unreachable(format!(
+                "TLS works, but the other end does not open a WebSocket at {}: {fault}",
+                self.address.path()
+            ))),
+            Err(_) => Err(self.unreachable("the WebSocket upgrade took too long")),
+        }
+    }
+}
+
+/// What is known about TLS, with what both ends know of the transport. Without TLS at one end it is
+/// known to be cut.
+fn judge(binding: Binding, here: ClientTransport, there: proto::Transport) -> Binding {
+    let plain_there = matches!(there, proto::Transport::Plain | proto::Transport::PlainWebsocket);
+    match binding {
+        Binding::Unknown if plain_there || here == ClientTransport::Plain => Binding::Cut,
+        binding => binding,
     }
 }
 

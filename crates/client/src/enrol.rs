@@ -25,6 +25,7 @@ use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
 use crate::ready::{client_info, pins_of};
 use crate::register::{self, Ask as _};
 use crate::registration_client::{RegistrationClient, invite_used};
+use crate::route::Route;
 
 /// The terms of an invite, as the server reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct NewUser {
     /// Stop before registration if TLS does not reach the server; the profile then requires the
     /// same.
     pub require_binding: bool,
+    /// How the connection reaches the server.
+    pub route: Route,
 }
 
 /// A user who logs in with the password.
@@ -71,14 +74,16 @@ pub struct Returning {
     /// Stop before registration if TLS does not reach the server; the profile then requires the
     /// same.
     pub require_binding: bool,
+    /// How the connection reaches the server.
+    pub route: Route,
 }
 
 /// Asks the server for the terms of an invite, which stays unused.
 ///
 /// # Errors
 /// [`ClientError`]; [`ClientError::LoginRefused`] for an invite that is used, expired or unknown.
-pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
-    let opened = open_invite(link, binding_of(link)).await?;
+pub async fn look(link: &InviteLink, route: &Route) -> Result<Terms, ClientError> {
+    let opened = open_invite(link, binding_of(link), route).await?;
     let invite = opened.info.invite.unwrap_or_default();
     opened.connection.close(CloseCode::Bye).await;
     let user = match invite.user.as_str() {
@@ -100,9 +105,9 @@ pub async fn join(
     new: NewUser,
 ) -> Result<Profile, ClientError> {
     refuse_existing(home, profile)?;
-    let NewUser { user, label, password, require_binding } = new;
+    let NewUser { user, label, password, require_binding, route } = new;
     let binding = if require_binding { BindingPolicy::Require } else { binding_of(link) };
-    let ReadySession { connection, info, .. } = open_invite(link, binding).await?;
+    let ReadySession { connection, info, .. } = open_invite(link, binding, &route).await?;
     let mut session = RegistrationClient::by_invite(connection);
     let begin = proto::RegisterBegin {
         user: user.to_string(),
@@ -123,6 +128,7 @@ pub async fn join(
     let new = NewProfile {
         host: link.address.bare_host().to_owned(),
         port: link.address.port(),
+        path: link.address.path().to_owned(),
         server_key: link.server_key,
         tls,
         binding,
@@ -149,7 +155,7 @@ pub async fn log_in(
     profile: &Name,
     returning: Returning,
 ) -> Result<(Profile, Binding), ClientError> {
-    let Returning { address, user, password, label, ca_file, behind_proxy, require_binding } =
+    let Returning { address, user, password, label, ca_file, behind_proxy, require_binding, route } =
         returning;
     let known = match Profile::load(home, profile) {
         Ok(known) if *known.user() == user && known.host() == address.bare_host() => Some(known),
@@ -180,9 +186,10 @@ pub async fn log_in(
             Connector::new(address.clone(), trust, pin, binding, Timing::default())?
         }
     };
+    let connector = connector.over(route);
     let credential = Credential::User(user.clone(), password);
     let opened = connector.open_when_free(credential, &client_info(&label), PATIENCE).await;
-    let ReadySession { connection, info, binding: seen, tls: facts } =
+    let ReadySession { connection, info, binding: seen, tls: facts, .. } =
         opened.map_err(by_password)?;
     let server_key = connection.session().server_key();
     let mut session = RegistrationClient::new(connection);
@@ -206,6 +213,7 @@ pub async fn log_in(
     let new = NewProfile {
         host: address.bare_host().to_owned(),
         port: address.port(),
+        path: address.path().to_owned(),
         server_key,
         tls,
         binding,
@@ -241,9 +249,10 @@ impl ByPassword {
     pub async fn open(
         profile: &Profile,
         address: Option<Address>,
+        route: &Route,
         password: Password,
     ) -> Result<Self, ClientError> {
-        let connector = Connector::of(profile, address, Timing::default())?;
+        let connector = Connector::of(profile, address, Timing::default())?.over(route.clone());
         let credential = Credential::User(profile.user().clone(), password);
         let info = client_info(profile.label());
         let opened = connector.open_when_free(credential, &info, PATIENCE).await;
@@ -313,7 +322,7 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     let connector =
         Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
     let vouched = match connector {
-        Ok(connector) => connector.connect().await.is_ok(),
+        Ok(connector) => connector.is_trusted().await,
         Err(_) => false,
     };
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
@@ -336,13 +345,15 @@ fn binding_of(link: &InviteLink) -> BindingPolicy {
 async fn open_invite(
     link: &InviteLink,
     binding: BindingPolicy,
+    route: &Route,
 ) -> Result<ReadySession, ClientError> {
     let trust = match link.tls_pin {
         Some(pin) => ServerTrust::Pins(vec![pin]),
         None => ServerTrust::Ca { extra_roots: Vec::new() },
     };
     let pin = Some(link.server_key);
-    let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
+    let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?
+        .over(route.clone());
     let secret = InviteSecret::new(link.secret.expose_secret());
     let credential = Credential::Invite(link.id, secret);
     let opened = connector.open_when_free(credential, &client_info(""), PATIENCE).await;

@@ -68,6 +68,9 @@ pub enum ClientError {
         /// The operating system's message.
         problem: String,
     },
+    /// Without TLS only this machine is reached.
+    #[error("{0} is not this machine: the plain transport reaches this machine only")]
+    PlainBeyondMachine(Address),
     /// The server closed the connection before the login was complete.
     #[error(
         "no connection to {address}: no connection slot was free there (it closed the connection \
@@ -224,6 +227,7 @@ impl ClientError {
             | Self::Disk(_)
             | Self::Authority(_)
             | Self::NoAddress(_)
+            | Self::PlainBeyondMachine(_)
             | Self::Outdated(_)
             | Self::Failed(_)
             | Self::NotAName(_)

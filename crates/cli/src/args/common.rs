@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use twinlock_client::{Route, TransportChoice};
 use twinlock_core::invite::Address;
 
 use super::values::{address, duration};
@@ -34,6 +35,19 @@ pub(crate) struct GlobalArgs {
     /// Connect to this port; keep the host
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     pub(crate) port: Option<u16>,
+    /// Transport: auto (TLS, or WebSocket in TLS where an HTTP proxy is), tls, websocket, or plain
+    /// (this machine only)
+    #[arg(
+        long,
+        global = true,
+        value_name = "WAY",
+        env = "TWINLOCK_TRANSPORT",
+        hide_env_values = true,
+        default_value = "auto",
+        hide_default_value = true,
+        help_heading = "Everywhere"
+    )]
+    pub(crate) transport: TransportChoice,
     /// Print only requested data and errors
     #[arg(long, short, global = true, help_heading = "Everywhere")]
     pub(crate) quiet: bool,
@@ -57,6 +71,11 @@ pub(crate) struct GlobalArgs {
 }
 
 impl GlobalArgs {
+    /// How connections reach the server.
+    pub(crate) fn route(&self) -> Route {
+        Route { transport: self.transport }
+    }
+
     /// The address to use instead of `known`: `--address`, with `--host` and `--port` replacing
     /// their part of it. `None` if none of the three is given.
     ///
@@ -69,7 +88,7 @@ impl GlobalArgs {
         let base = self.address.as_ref().unwrap_or(known);
         let host = self.host.as_deref().unwrap_or(base.host());
         let port = self.port.unwrap_or(base.port());
-        Address::new(host, port).map(Some).map_err(|_| {
+        base.moved(host, port).map(Some).map_err(|_| {
             Failure::usage(format!(
                 "--host '{}' --port {port} is not an address",
                 host.escape_debug()

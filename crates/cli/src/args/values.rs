@@ -100,7 +100,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn address(text: &str) -> Result<Address, String> {
-    Address::parse(text, Some(DEFAULT_PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
+    Address::parse(text, Some(DEFAULT_PORT)).map_err(|_| "HOST[:PORT][/PATH]".to_owned())
 }
 
 pub(super) fn account(text: &str) -> Result<(Name, Address), String> {

@@ -30,7 +30,7 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
     if let Some(address) = context.global.reach(&link.address)? {
         link.address = address;
     }
-    let terms = enrol::look(&link).await.map_err(not_invited)?;
+    let terms = enrol::look(&link, &context.global.route()).await.map_err(not_invited)?;
     if join.require_binding && tls_warning(terms.binding).is_some() {
         return Err(ClientError::TlsCut.into());
     }
@@ -73,6 +73,7 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
             label: label.clone(),
             password,
             require_binding: join.require_binding,
+            route: context.global.route(),
         };
         match enrol::join(&home, &profile, &link, new).await {
             Err(ClientError::Refused(Refusal { why: RefusalReason::NameTaken, .. }))

@@ -36,6 +36,7 @@ pub(crate) async fn run(login: LoginArgs, context: &Context) -> Result<(), Failu
         ca_file: login.ca.map(std::path::absolute).transpose().map_err(Failure::usage)?,
         behind_proxy: login.behind_proxy,
         require_binding: login.require_binding,
+        route: context.global.route(),
     };
     let (profile, binding) = enrol::log_in(&home, &profile, returning).await?;
     warn_about_tls(&context.out, binding);

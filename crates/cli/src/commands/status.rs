@@ -45,6 +45,8 @@ struct TlsJson {
     cipher: Option<String>,
     peer_pin: Option<String>,
     binding: &'static str,
+    /// `tls`, `websocket` or `plain`.
+    transport: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -171,6 +173,7 @@ fn add(status: &mut StatusJson, facts: Facts) {
         cipher: up.tls.suite,
         peer_pin: up.tls.peer_pin.map(|pin| pin.to_string()),
         binding: word(up.binding),
+        transport: up.transport.to_string(),
     });
     status.lock2 = Some(LockJson {
         session: id.to_string(),
@@ -219,10 +222,11 @@ fn show(
             }
         };
         out.line(&format!(
-            "lock 1   {}, {}, {}",
+            "lock 1   {}, {}, {}, transport {}",
             or_unknown(&tls.version),
             or_unknown(&tls.key_exchange),
-            or_unknown(&tls.cipher)
+            or_unknown(&tls.cipher),
+            tls.transport
         ))?;
         out.line(&format!("         TLS {verdict}"))?;
         out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;
