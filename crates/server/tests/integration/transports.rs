@@ -151,7 +151,7 @@ fn upgrade(fields: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn transport__tls_port_serves_sessions_directly_and_over_websocket() {
+async fn transport__tls_port_serves_sessions_and_websocket() {
     let host = Host::start().await;
     let device = host.join(&host.owner_invite(), "ada").await;
     for alpn in [Some(Alpn::Any), Some(Alpn::Direct), None] {

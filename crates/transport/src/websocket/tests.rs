@@ -21,6 +21,24 @@ fn websocket__accept_value_is_that_of_rfc_6455() {
     assert_eq!(accept_value(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
 }
 
+/// The vectors of docs/protocol.md, section 12; the request is tested where it is made.
+#[tokio::test]
+async fn websocket__answer_and_frame_match_vectors() {
+    assert_eq!(accept_value(b"AAECAwQFBgcICQoLDA0ODw=="), "Bz3qJYTGdOe8gUSpLosEdiLKDrk=");
+    let first = [0x82, 0xfe, 0x05, 0x18, 0x37, 0xfa, 0x21, 0x3d];
+    let masked = [0x36, 0xfa, 0x24, 0x29, 0x36, 0xfa, 0x23, 0x2d, 0x37, 0xfb, 0x23, 0x3e];
+    let (mut near, mut server) = raw().await;
+    near.write_all(&[&first[..], &masked, &[0; 1304 - 12]].concat()).await.unwrap();
+    let mut read = [0; 12];
+    server.read_exact(&mut read).await.unwrap();
+    assert_eq!(read, [1, 0, 5, 0x14, 1, 0, 2, 16, 0, 1, 2, 3]);
+    server.write_all(&read).await.unwrap();
+    server.flush().await.unwrap();
+    let mut sent = [0; 14];
+    near.read_exact(&mut sent).await.unwrap();
+    assert_eq!(sent, [0x82, 12, 1, 0, 5, 0x14, 1, 0, 2, 16, 0, 1, 2, 3]);
+}
+
 #[test]
 fn websocket__header_list_contains_token_in_any_case() {
     assert!(lists(b"keep-alive , upgrade", "Upgrade") && lists(b"Upgrade", "Upgrade"));
