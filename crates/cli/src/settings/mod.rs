@@ -52,7 +52,9 @@ impl Settings {
             let address = Address::parse(&public, Some(DEFAULT_PORT)).map_err(|_| {
                 Failure::usage(format!("--public-host {public:?} is neither NAME nor NAME:PORT"))
             })?;
-            config.public_port_follows = Address::parse(&public, None).is_err();
+            // Without a port of its own it has whichever is the default.
+            config.public_port_follows =
+                Address::parse(&public, Some(1)).is_ok_and(|other| other.port() != address.port());
             config.public = Some(address);
         }
         if let Some(path) = serve.websocket_path.or(file.websocket_path) {
