@@ -91,6 +91,7 @@ pub(crate) async fn run(args: BenchArgs, mut context: Context) -> Result<(), Fai
     });
     let plan = Plan {
         address: context.global.address.clone(),
+        route: context.global.route(),
         users: args.users.unwrap_or(0) as usize,
         server: args.server_pid,
     };
