@@ -35,6 +35,9 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        if Address::new("localhost", 1).and_then(|a| a.with_path(&config.websocket_path)).is_err() {
+            return Err(StartError::WebsocketPath(config.websocket_path));
+        }
         let data = private::data_directory(&config.data)?;
         config.data.clone_from(&data);
         // Taken before the directory is inspected: another process may be creating it.

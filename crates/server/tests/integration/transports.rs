@@ -243,6 +243,15 @@ async fn http__page_and_path_are_those_configured() {
 }
 
 #[tokio::test]
+async fn http__invalid_websocket_path_is_refused_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = crate::common::config(dir.path());
+    config.websocket_path = "no path".to_owned();
+    let started = twinlock_server::Server::start(config).await;
+    assert!(matches!(started.err(), Some(twinlock_server::StartError::WebsocketPath(_))));
+}
+
+#[tokio::test]
 async fn http__web_page_of_a_visitor_is_refused() {
     let host = Host::start_with(plain).await;
     let bytes = upgrade("Origin: https://chat.example\r\n");

@@ -20,9 +20,9 @@ pub enum TlsFault {
     /// The certificate, the name in it, or the proof of owning its key is invalid.
     #[error("the server's certificate is not trusted: {0}")]
     Untrusted(Distrust),
-    /// The peer speaks TLS but not `twinlock/1`.
+    /// The peer speaks TLS but none of the offered protocols.
     #[error(
-        "the other end speaks TLS but not twinlock/1: it is another service, or a proxy terminates TLS in front of the server"
+        "the other end speaks TLS, but neither twinlock/1 nor http/1.1: it is another service, or a proxy that needs another setting"
     )]
     Alpn,
     /// The peer did not send TLS.

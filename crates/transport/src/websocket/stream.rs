@@ -14,8 +14,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::transport::Transport;
 
 /// Longest message that is accepted, payload bytes of all its fragments. Twice as much is buffered
-/// at worst: the fragments so far, and one more.
-pub const MAX_MESSAGE: usize = 64 * 1024;
+/// at worst: the fragments so far, and one more. That is possible before the login, so it is not
+/// more than twice what is sent.
+pub const MAX_MESSAGE: usize = 32 * 1024;
 
 /// Longest message that is sent, payload bytes: with its header of at most 14 bytes it fills one
 /// TLS record.
