@@ -5,7 +5,7 @@
 //! only for listeners that accept connections from configured proxies alone, because the sender of
 //! a header can claim any address. The available libraries leave reading to the caller. Here
 //! reading is the point: no byte beyond the header is taken from the stream, and no length above
-//! 536 is accepted. Version 1 is a line of text ([`text`]), version 2 is binary.
+//! 536 is accepted. Version 1 is a line of text (`text`), version 2 is binary.
 
 mod text;
 
