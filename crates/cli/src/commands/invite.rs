@@ -112,7 +112,7 @@ fn unseen(gone: Gone) -> Failure {
     Failure::from(gone).hint("an invite was made and could not be shown; it expires unused")
 }
 
-/// Parses HOST[:PORT][/PATH], which is only written into a link. What is missing is that of the
+/// Parses `HOST[:PORT][/PATH]`, which is only written into a link. What is missing is that of the
 /// address in use.
 fn public_address(text: &str, connects: &Address) -> Result<Address, Failure> {
     let address = Address::parse(text, Some(connects.port()));
