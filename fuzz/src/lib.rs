@@ -11,6 +11,7 @@
 
 mod classic;
 mod hello;
+mod http;
 mod input;
 mod line;
 mod login;
@@ -36,7 +37,7 @@ macro_rules! for_each_target {
     ($then:ident) => {
         $then! {
             address answers certificate chain classic enrolment file_name frames greeting hello
-            invite_link line login name origin password peer profile proxy requests sealed search
+            http invite_link line login name origin password peer profile proxy requests sealed search
             session setup step_up text
         }
     };
@@ -53,6 +54,7 @@ for_each_target!(table);
 mod targets {
     pub(crate) use crate::classic::{classic, origin};
     pub(crate) use crate::hello::{enrolment, hello, setup};
+    pub(crate) use crate::http::http;
     pub(crate) use crate::line::line;
     pub(crate) use crate::login::{greeting, login};
     pub(crate) use crate::names::{address, file_name, invite_link, name, password};

@@ -51,6 +51,9 @@ pub(crate) fn proxy(data: &[u8]) {
         assert!(!matches!(result, Err(ProxyError::Timeout)));
         return;
     };
+    if whole.starts_with(b"PROXY ") {
+        return line(&whole[..taken], source);
+    }
     let length = usize::from(u16::from_be_bytes([whole[14], whole[15]]));
     assert_eq!(taken, 16 + length);
     let Some(source) = source else { return };
@@ -71,6 +74,20 @@ pub(crate) fn proxy(data: &[u8]) {
     assert_eq!(source.ip(), expected.ip().to_canonical());
     assert_eq!(source.port(), expected.port());
     assert!(!matches!(source.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some()));
+}
+
+/// A line of version 1 that was accepted: it ends where reading ended, and names the address.
+fn line(line: &[u8], source: Option<SocketAddr>) {
+    let line = std::str::from_utf8(line).unwrap();
+    assert!(line.len() <= 107 && line.find("\r\n") == Some(line.len() - 2), "{line:?}");
+    let words: Vec<_> = line.trim_end().split(' ').collect();
+    let Some(source) = source else {
+        assert_eq!(words[1], "UNKNOWN");
+        return;
+    };
+    let [_, _, ip, _, port, _] = words[..] else { panic!("{line:?}") };
+    assert_eq!(source.ip(), ip.parse::<IpAddr>().unwrap().to_canonical());
+    assert_eq!(source.port().to_string(), port);
 }
 
 /// Half of the inputs are headers with a valid signature; command, family, length and body follow

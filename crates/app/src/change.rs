@@ -24,6 +24,8 @@ pub enum Change {
         reconnection: Reconnection,
         /// Whether TLS reaches the server.
         binding: Binding,
+        /// Who issued the TLS certificate, as it says.
+        issuer: Option<String>,
     },
     /// There is no connection.
     Disconnected {

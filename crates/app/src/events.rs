@@ -21,9 +21,9 @@ impl App {
     pub fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Up(up) => {
-                let binding = up.binding;
+                let (binding, issuer) = (up.binding, up.tls.issuer);
                 let reconnection = self.connection.connected(binding);
-                self.change(Change::Connected { reconnection, binding });
+                self.change(Change::Connected { reconnection, binding, issuer });
             }
             Event::Down { error, retry } => {
                 let is_first = self.connection.disconnected(retry, now);

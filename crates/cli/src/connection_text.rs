@@ -10,23 +10,29 @@ use twinlock_core::session::Binding;
 use crate::output::Output;
 
 /// Warns the user when TLS does not reach the server.
-pub(crate) fn warn_about_tls(out: &Output, binding: Binding) {
-    if let Some(warning) = tls_warning(binding) {
-        out.warn(warning);
+pub(crate) fn warn_about_tls(out: &Output, binding: Binding, issuer: Option<&str>) {
+    if let Some(warning) = tls_warning(binding, issuer) {
+        out.warn(&warning);
     }
 }
 
-/// The warning about TLS, if one is due.
-pub(crate) fn tls_warning(binding: Binding) -> Option<&'static str> {
+/// The warning about TLS, if one is due. `issuer`: who issued the certificate, as it says; without
+/// TLS there is none.
+pub(crate) fn tls_warning(binding: Binding, issuer: Option<&str>) -> Option<String> {
     match binding {
-        Binding::Cut => Some(
-            "TLS is intercepted between you and the server: a proxy, or an attacker with a forged \
-             certificate.\nThe inner lock held: nobody between reads what you write. Names, sizes \
-             and times can be seen there.",
-        ),
+        Binding::Cut => {
+            let by = issuer.map(|by| format!(" (its certificate is issued by {by})"));
+            Some(format!(
+                "TLS is intercepted between you and the server: a proxy{}, or an attacker with a \
+                 forged certificate.\nThe inner lock held: nobody between reads what you write. \
+                 Names, sizes and times can be seen there.",
+                by.unwrap_or_default()
+            ))
+        }
         Binding::Unknown => Some(
             "The server says nothing about its end of TLS, so it is not known whether anybody \
-             ends it in between.\nThe inner lock held.",
+             ends it in between.\nThe inner lock held."
+                .to_owned(),
         ),
         Binding::Bound | Binding::Off => None,
     }

@@ -67,6 +67,7 @@ impl Context {
     pub(crate) fn connect(&self, mut options: Options) -> Result<Client, Failure> {
         let (home, profile, state) = self.begin()?;
         options.address.clone_from(&self.global.address);
+        options.route = self.global.route();
         Ok(Client::connect(&home, profile, state, options)?)
     }
 
@@ -75,6 +76,7 @@ impl Context {
         let (home, profile, state) = self.begin()?;
         let user = profile.user().clone();
         options.address.clone_from(&self.global.address);
+        options.route = self.global.route();
         let (client, events) = Client::start(&home, profile, state, options)?;
         Ok(OpenProfile { client, events, user })
     }
@@ -85,7 +87,8 @@ impl Context {
         args: &TransferArgs,
     ) -> Result<(Transfers, mpsc::Receiver<transfer::TransferEvent>), Failure> {
         let (home, profile, state) = self.begin()?;
-        let connection = Options { address: self.global.address.clone(), ..Options::default() };
+        let (address, route) = (self.global.address.clone(), self.global.route());
+        let connection = Options { address, route, ..Options::default() };
         let options =
             transfer::TransferOptions { connection, jobs: args.jobs.into(), limit: args.limit };
         Ok(Transfers::start(&home, profile, state, options)?)
@@ -133,7 +136,9 @@ impl Context {
             let mut down = false;
             while let Some(event) = connection.next().await {
                 match event {
-                    ConnectionEvent::Up(up) => warn_about_tls(&out, up.binding),
+                    ConnectionEvent::Up(up) => {
+                        warn_about_tls(&out, up.binding, up.tls.issuer.as_deref())
+                    }
                     // Reported once: the command waits for exactly this connection.
                     ConnectionEvent::Down { error, retry }
                         if !std::mem::replace(&mut down, true) =>
@@ -153,7 +158,8 @@ impl Context {
         profile: &Profile,
         password: Password,
     ) -> Result<ByPassword, Failure> {
-        Ok(ByPassword::open(profile, self.global.address.clone(), password).await?)
+        Ok(ByPassword::open(profile, self.global.address.clone(), &self.global.route(), password)
+            .await?)
     }
 }
 
@@ -168,5 +174,6 @@ pub(crate) fn is_shut_out(error: &ClientError) -> bool {
 /// The address of a profile's server.
 pub(crate) fn address_of(profile: &Profile) -> Result<Address, Failure> {
     Address::new(profile.host(), profile.port())
+        .and_then(|address| address.with_path(profile.path()))
         .map_err(|_| Failure::usage("the profile's host is neither a name nor an address"))
 }

@@ -209,7 +209,7 @@ impl<'a> Delivery<'a> {
                 if self.down.take().is_some() {
                     self.out.say("connected again");
                 }
-                warn_about_tls(self.out, up.binding);
+                warn_about_tls(self.out, up.binding, up.tls.issuer.as_deref());
             }
             ConnectionEvent::Down { error, retry } => {
                 if self.down.is_none() && error.fault() == Fault::Network {

@@ -1,6 +1,9 @@
 //! From an address to a connection on which both ends have sent READY.
+//!
+//! The steps, each a function: name and TCP, TLS, transport, login and READY.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +11,7 @@ use std::time::Duration;
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use twinlock_core::credential::Credential;
@@ -19,17 +22,34 @@ use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::connection::{Connection, ConnectionError};
+use twinlock_transport::forward_proxy::{self, ProxyFault};
 use twinlock_transport::login::{LoginError, login};
+use twinlock_transport::stream::{Carrier, SessionStream};
 use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts, TlsFault};
+use twinlock_transport::websocket::connect::UpgradeFault;
+use twinlock_transport::websocket::{self, WebSocket};
 
 use crate::delays::Delays;
 use crate::error::{ClientError, closed};
 use crate::profile::{Profile, TlsTrust};
+use crate::race::{interleaved, race};
+use crate::route::{ClientTransport, Route, TransportChoice};
+use crate::via::ForwardProxy;
 
 /// Timeout for TCP, over all addresses of a name.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Timeout for the TLS handshake.
 const TLS_DEADLINE: Duration = Duration::from_secs(10);
+/// Timeout for the HTTP upgrade.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+/// What to do about a proxy that wants a user name and password.
+const WANTS_LOGIN: &str = "; --via-auth-file FILE, or HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT, has \
+     them (NTLM and Negotiate do not work here)";
+/// What to do about a proxy that refuses the server's port.
+const REFUSES_PORT: &str =
+    "; many proxies allow port 443 only, so the server needs to be reachable there";
+/// The port that a Host field need not name.
+const HTTPS: u16 = 443;
 /// Timeout from PROOF to the server's READY.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -37,8 +57,10 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// login, some ms, or until the server's deadline of 5 s.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// What bytes travel on before a session.
+type ClientCarrier = Carrier<TlsStream<TcpStream>>;
 /// The stream under a session.
-pub type ClientStream = TlsStream<TcpStream>;
+pub type ClientStream = SessionStream<ClientCarrier>;
 
 /// The parameters of connections to a server.
 #[derive(Debug, Clone)]
@@ -48,6 +70,7 @@ pub struct Connector {
     pin: Option<ServerKey>,
     binding: BindingPolicy,
     timing: Timing,
+    route: Route,
 }
 
 /// A ready session, and its properties.
@@ -58,8 +81,27 @@ pub struct ReadySession {
     pub info: proto::ServerInfo,
     /// The result of the channel binding.
     pub binding: Binding,
-    /// The parameters of TLS.
+    /// The parameters of TLS; without TLS, all unknown.
     pub tls: TlsFacts,
+    /// The transport.
+    pub transport: ClientTransport,
+}
+
+/// A connection up to the end of TLS.
+struct CarriedStream {
+    carrier: ClientCarrier,
+    tls: TlsFacts,
+    exporter: Option<[u8; 32]>,
+    /// The session's bytes travel in a WebSocket.
+    http: bool,
+}
+
+/// A connection on which HELLO is due.
+struct OpenedStream {
+    stream: ClientStream,
+    tls: TlsFacts,
+    /// The tls-exporter value; `None` without TLS.
+    exporter: Option<[u8; 32]>,
 }
 
 impl Connector {
@@ -71,10 +113,20 @@ impl Connector {
         binding: BindingPolicy,
         timing: Timing,
     ) -> Result<Self, ClientError> {
-        // A proxy that is known to terminate TLS need not support ALPN.
-        let alpn = if binding == BindingPolicy::Off { Alpn::Optional } else { Alpn::Required };
-        let tls = ClientTls::new(trust, alpn).map_err(|e| ClientError::Authority(e.to_string()))?;
-        Ok(Self { address, tls, pin, binding, timing })
+        let tls =
+            ClientTls::new(trust, Alpn::Any).map_err(|e| ClientError::Authority(e.to_string()))?;
+        Ok(Self { address, tls, pin, binding, timing, route: Route::default() })
+    }
+
+    /// The same by this route.
+    #[must_use]
+    pub fn over(self, route: Route) -> Self {
+        let offer = match route.transport {
+            TransportChoice::Tls => Alpn::Direct,
+            TransportChoice::WebSocket => Alpn::Http,
+            TransportChoice::Auto | TransportChoice::Plain => Alpn::Any,
+        };
+        Self { tls: self.tls.offering(offer), route, ..self }
     }
 
     /// Takes the parameters of a profile, or of the same server at another address. The profile's
@@ -98,6 +150,7 @@ impl Connector {
         let address = match address {
             Some(address) => address,
             None => Address::new(profile.host(), profile.port())
+                .and_then(|address| address.with_path(profile.path()))
                 .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
         };
         let rekey_after = profile.rekey_after().unwrap_or(timing.rekey_after);
@@ -118,9 +171,8 @@ impl Connector {
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
     ) -> Result<ReadySession, ClientError> {
-        let stream = self.connect().await?;
-        let facts = TlsFacts::of(stream.get_ref().1);
-        let exporter = tls::channel_binding(stream.get_ref().1).ok();
+        let OpenedStream { stream, tls, exporter } = self.connect().await?;
+        let transport = ClientTransport::of(&stream);
         let config = SessionConfig {
             binding: self.binding,
             exporter: exporter.filter(|_| self.binding != BindingPolicy::Off),
@@ -135,7 +187,10 @@ impl Connector {
             })?;
         let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
-            Ok((info, binding)) => Ok(ReadySession { connection, info, binding, tls: facts }),
+            Ok((info, binding)) => {
+                let binding = judge(binding, transport, info.transport());
+                Ok(ReadySession { connection, info, binding, tls, transport })
+            }
             Err(NotReady::Connection(ConnectionError::Cut(error)))
                 if error.as_ref().is_none_or(is_closed) =>
             {
@@ -177,26 +232,192 @@ impl Connector {
         ClientError::NotAdmitted { address: self.address.clone() }
     }
 
-    pub(crate) async fn connect(&self) -> Result<ClientStream, ClientError> {
-        let unreachable =
-            |problem: String| ClientError::Unreachable { address: self.address.clone(), problem };
-        let host = self.address.bare_host();
-        let connected = timeout(CONNECT_DEADLINE, TcpStream::connect((host, self.address.port())));
-        let tcp = match connected.await {
-            Ok(Err(error)) if is_closed(&error) => return Err(self.not_admitted()),
-            Ok(tcp) => tcp.map_err(|error| unreachable(error.to_string()))?,
-            Err(_) => return Err(unreachable("no answer".to_owned())),
+    /// Whether TLS accepts the server at this address.
+    pub(crate) async fn is_trusted(&self) -> bool {
+        self.connect().await.is_ok()
+    }
+
+    fn unreachable(&self, problem: impl Into<String>) -> ClientError {
+        ClientError::Unreachable { address: self.address.clone(), problem: problem.into() }
+    }
+
+    /// A stream on which HELLO is due. The addresses of the server's name, or of the proxy's, race to
+    /// the end of TLS; HELLO costs the server more and is sent once.
+    async fn connect(&self) -> Result<OpenedStream, ClientError> {
+        let proxy = self.route.via.proxy_for(&self.address)?;
+        if proxy.is_some() && self.route.transport == TransportChoice::Plain {
+            return Err(ClientError::PlainBeyondMachine(self.address.clone()));
+        }
+        let first = proxy.as_ref().map_or(&self.address, |proxy| &proxy.address);
+        let addresses = self.resolve(first).await?;
+        let attempt = |to| self.carrier(to, proxy.as_ref());
+        let carried = race(addresses, attempt).await.map_err(|errors| self.main_error(errors))?;
+        let CarriedStream { carrier, tls, exporter, http } = carried;
+        let stream = if http {
+            SessionStream::WebSocket(Box::new(self.web_socket(carrier).await?))
+        } else {
+            SessionStream::Direct(carrier)
+        };
+        Ok(OpenedStream { stream, tls, exporter })
+    }
+
+    /// The addresses of a name, which is this machine's if the transport is plain.
+    async fn resolve(&self, of: &Address) -> Result<Vec<SocketAddr>, ClientError> {
+        let looking = timeout(CONNECT_DEADLINE, lookup_host((of.bare_host(), of.port())));
+        let found = match looking.await {
+            Ok(Ok(found)) => interleaved(found),
+            Ok(Err(error)) => {
+                let problem = format!("its name cannot be resolved: {error}");
+                return Err(self.no_way_to(of, &problem));
+            }
+            Err(_) => return Err(self.no_way_to(of, "its name is not resolved in time")),
+        };
+        let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+        if self.route.transport == TransportChoice::Plain && !found.iter().all(is_local) {
+            return Err(ClientError::PlainBeyondMachine(self.address.clone()));
+        }
+        Ok(found)
+    }
+
+    /// The error for an end of TCP that cannot be reached: the server or a proxy.
+    fn no_way_to(&self, end: &Address, problem: &str) -> ClientError {
+        if *end == self.address {
+            self.unreachable(problem)
+        } else {
+            self.unreachable(format!("the proxy {end}: {problem}"))
+        }
+    }
+
+    /// The error to report for several attempts: one about the server's identity before one about
+    /// reaching it.
+    fn main_error(&self, errors: Vec<ClientError>) -> ClientError {
+        let rank = |error: &ClientError| match error {
+            ClientError::Distrusted(_) | ClientError::TlsCut => 0,
+            ClientError::NotAdmitted { .. } => 1,
+            _ => 2,
+        };
+        let main = errors.into_iter().min_by_key(rank);
+        main.unwrap_or_else(|| self.unreachable("its name has no address"))
+    }
+
+    /// Connects to an address, and through the proxy there, up to the end of TLS.
+    async fn carrier(
+        &self,
+        to: SocketAddr,
+        proxy: Option<&ForwardProxy>,
+    ) -> Result<CarriedStream, ClientError> {
+        let tcp = self.tcp(to, proxy).await?;
+        let tcp = match proxy {
+            Some(proxy) => self.tunnel(tcp, proxy).await?,
+            None => tcp,
+        };
+        let (carrier, facts, exporter, http) = match self.route.transport {
+            TransportChoice::Plain => (Carrier::Plain(tcp), TlsFacts::default(), None, false),
+            choice => {
+                let tls = self.tls(tcp).await?;
+                let connection = tls.get_ref().1;
+                let selected = tls::selected_http(connection) == Some(true);
+                let http = selected || choice == TransportChoice::WebSocket;
+                let exporter = tls::channel_binding(connection).ok();
+                let facts = TlsFacts::of(connection);
+                (Carrier::Tls(tls), facts, exporter, http)
+            }
+        };
+        Ok(CarriedStream { carrier, tls: facts, exporter, http })
+    }
+
+    async fn tcp(
+        &self,
+        to: SocketAddr,
+        proxy: Option<&ForwardProxy>,
+    ) -> Result<TcpStream, ClientError> {
+        let end = proxy.map_or(&self.address, |proxy| &proxy.address);
+        let tcp = match timeout(CONNECT_DEADLINE, TcpStream::connect(to)).await {
+            Ok(Err(error)) if is_closed(&error) && proxy.is_none() => {
+                return Err(self.not_admitted());
+            }
+            Ok(tcp) => tcp.map_err(|error| self.no_way_to(end, &error.to_string()))?,
+            Err(_) => return Err(self.no_way_to(end, "no answer")),
         };
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        match timeout(TLS_DEADLINE, self.tls.connect(host, tcp)).await {
+        Ok(tcp)
+    }
+
+    /// Asks a proxy for a connection to the server.
+    async fn tunnel(&self, tcp: TcpStream, proxy: &ForwardProxy) -> Result<TcpStream, ClientError> {
+        let ForwardProxy { protocol, login, .. } = proxy;
+        let failed = |problem: String, hint| ClientError::Proxy {
+            proxy: proxy.to_string(),
+            address: self.address.clone(),
+            problem,
+            hint,
+        };
+        let server = (self.address.host(), self.address.port());
+        let tunnel = forward_proxy::tunnel(tcp, *protocol, login.as_ref(), server);
+        match timeout(CONNECT_DEADLINE, tunnel).await {
+            Ok(tunnel) => tunnel.map_err(|fault| {
+                let hint = match &fault {
+                    ProxyFault::WantsLogin | ProxyFault::LoginRefused => WANTS_LOGIN,
+                    ProxyFault::Status(403 | 405) => REFUSES_PORT,
+                    _ => "",
+                };
+                failed(fault.to_string(), hint)
+            }),
+            Err(_) => Err(failed("it does not answer".to_owned(), "")),
+        }
+    }
+
+    async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, ClientError> {
+        let connecting = self.tls.connect(self.address.bare_host(), tcp);
+        let stream = match timeout(TLS_DEADLINE, connecting).await {
             Ok(stream) => stream.map_err(|fault| match fault {
                 TlsFault::Io(error) if is_closed(&error) => self.not_admitted(),
                 fault => ClientError::tls(&fault, &self.address),
-            }),
-            Err(_) => Err(unreachable("the TLS handshake took too long".to_owned())),
+            })?,
+            Err(_) => return Err(self.unreachable("the TLS handshake took too long")),
+        };
+        let shown = TlsFacts::of(stream.get_ref().1).peer_pin;
+        // The profile accepts no end of TLS but the server's.
+        if self.tls.is_pinned(shown) == Some(false) && self.binding == BindingPolicy::Require {
+            return Err(ClientError::TlsCut);
         }
+        Ok(stream)
+    }
+
+    /// Upgrades to WebSocket.
+    async fn web_socket(
+        &self,
+        carrier: ClientCarrier,
+    ) -> Result<WebSocket<ClientCarrier>, ClientError> {
+        // RFC 9110: the default port of https is left out, and a scope is valid on this machine only.
+        let (host, port) = (self.address.host(), self.address.port());
+        let host = match host.split_once('%') {
+            Some((host, _)) => format!("{host}]"),
+            None => host.to_owned(),
+        };
+        let authority = if port == HTTPS { host } else { format!("{host}:{port}") };
+        let upgrading = websocket::connect::connect(carrier, &authority, self.address.path());
+        match timeout(UPGRADE_DEADLINE, upgrading).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(UpgradeFault::Io(error))) if is_closed(&error) => Err(self.not_admitted()),
+            Ok(Err(fault)) => Err(self.unreachable(format!(
+                "TLS works, but the other end does not open a WebSocket at {}: {fault}",
+                self.address.path()
+            ))),
+            Err(_) => Err(self.unreachable("the WebSocket upgrade took too long")),
+        }
+    }
+}
+
+/// What is known about TLS, with what both ends know of the transport. Without TLS at one end it is
+/// known to be cut.
+fn judge(binding: Binding, here: ClientTransport, there: proto::Transport) -> Binding {
+    let plain_there = matches!(there, proto::Transport::Plain | proto::Transport::PlainWebsocket);
+    match binding {
+        Binding::Unknown if plain_there || here == ClientTransport::Plain => Binding::Cut,
+        binding => binding,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::profile::{NewProfile, Profile, ProfileError, TlsTrust};
 use crate::ready::{client_info, pins_of};
 use crate::register::{self, Ask as _};
 use crate::registration_client::{RegistrationClient, invite_used};
+use crate::route::Route;
 
 /// The terms of an invite, as the server reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Terms {
     pub expires_ms: u64,
     /// The result of the channel binding.
     pub binding: Binding,
+    /// Who issued the TLS certificate, as it says.
+    pub issuer: Option<String>,
 }
 
 /// A user who joins.
@@ -52,6 +55,8 @@ pub struct NewUser {
     /// Stop before registration if TLS does not reach the server; the profile then requires the
     /// same.
     pub require_binding: bool,
+    /// How the connection reaches the server.
+    pub route: Route,
 }
 
 /// A user who logs in with the password.
@@ -72,21 +77,24 @@ pub struct Returning {
     /// Stop before registration if TLS does not reach the server; the profile then requires the
     /// same.
     pub require_binding: bool,
+    /// How the connection reaches the server.
+    pub route: Route,
 }
 
 /// Asks the server for the terms of an invite, which stays unused.
 ///
 /// # Errors
 /// [`ClientError`]; [`ClientError::LoginRefused`] for an invite that is used, expired or unknown.
-pub async fn look(link: &InviteLink) -> Result<Terms, ClientError> {
-    let opened = open_invite(link, binding_of(link)).await?;
+pub async fn look(link: &InviteLink, route: &Route) -> Result<Terms, ClientError> {
+    let opened = open_invite(link, BindingPolicy::Warn, route).await?;
     let invite = opened.info.invite.unwrap_or_default();
     opened.connection.close(CloseCode::Bye).await;
     let user = match invite.user.as_str() {
         "" => None,
         user => Some(Name::new(user).map_err(|_| ClientError::Protocol("the invite's name"))?),
     };
-    Ok(Terms { user, role: invite.role(), expires_ms: invite.expires_ms, binding: opened.binding })
+    let (binding, issuer) = (opened.binding, opened.tls.issuer);
+    Ok(Terms { user, role: invite.role(), expires_ms: invite.expires_ms, binding, issuer })
 }
 
 /// Uses an invite: registers the user with this device, and creates the profile.
@@ -101,9 +109,9 @@ pub async fn join(
     new: NewUser,
 ) -> Result<Profile, ClientError> {
     refuse_existing(home, profile)?;
-    let NewUser { user, label, password, require_binding } = new;
-    let binding = if require_binding { BindingPolicy::Require } else { binding_of(link) };
-    let ReadySession { connection, info, .. } = open_invite(link, binding).await?;
+    let NewUser { user, label, password, require_binding, route } = new;
+    let binding = if require_binding { BindingPolicy::Require } else { BindingPolicy::Warn };
+    let ReadySession { connection, info, .. } = open_invite(link, binding, &route).await?;
     let mut session = RegistrationClient::by_invite(connection);
     let begin = proto::RegisterBegin {
         user: user.to_string(),
@@ -124,6 +132,7 @@ pub async fn join(
     let new = NewProfile {
         host: link.address.bare_host().to_owned(),
         port: link.address.port(),
+        path: link.address.path().to_owned(),
         server_key: link.server_key,
         tls,
         binding,
@@ -138,10 +147,20 @@ pub async fn join(
     finish(home, session, records, made).await
 }
 
+/// The result of [`log_in`].
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// The profile.
+    pub profile: Profile,
+    /// The result of the channel binding.
+    pub binding: Binding,
+    /// Who issued the TLS certificate, as it says.
+    pub issuer: Option<String>,
+}
+
 /// Enrols this device with the user's password, and creates the profile.
 ///
-/// Replaces an existing profile of the same server and user; its server key stays pinned. Also
-/// returns the result of the channel binding.
+/// Replaces an existing profile of the same server and user; its server key stays pinned.
 ///
 /// # Errors
 /// [`ClientError`], [`ProfileError::Exists`] if the profile is of another server or user.
@@ -149,8 +168,8 @@ pub async fn log_in(
     home: &Home,
     profile: &Name,
     returning: Returning,
-) -> Result<(Profile, Binding), ClientError> {
-    let Returning { address, user, password, label, ca_file, behind_proxy, require_binding } =
+) -> Result<LoggedIn, ClientError> {
+    let Returning { address, user, password, label, ca_file, behind_proxy, require_binding, route } =
         returning;
     let known = match Profile::load(home, profile) {
         Ok(known) if *known.user() == user && known.host() == address.bare_host() => Some(known),
@@ -181,10 +200,12 @@ pub async fn log_in(
             Connector::new(address.clone(), trust, pin, binding, Timing::default())?
         }
     };
+    let connector = connector.over(route);
     let credential = Credential::User(user.clone(), password);
     let opened = connector.open_when_free(credential, &client_info(&label), PATIENCE).await;
-    let ReadySession { connection, info, binding: seen, tls: facts } =
+    let ReadySession { connection, info, binding: seen, tls: facts, .. } =
         opened.map_err(by_password)?;
+    let issuer = facts.issuer;
     let server_key = connection.session().server_key();
     let mut session = RegistrationClient::new(connection);
     let begin = proto::RegisterBegin {
@@ -207,6 +228,7 @@ pub async fn log_in(
     let new = NewProfile {
         host: address.bare_host().to_owned(),
         port: address.port(),
+        path: address.path().to_owned(),
         server_key,
         tls,
         binding,
@@ -221,11 +243,13 @@ pub async fn log_in(
         // The old secret may still work, so it is replaced only when the new one works.
         Some(_) => {
             register::finish(&mut session, records).await?;
-            Ok((Profile::replace(home, profile, new)?, seen))
+            let profile = Profile::replace(home, profile, new)?;
+            Ok(LoggedIn { profile, binding: seen, issuer })
         }
         None => {
             let made = Profile::create(home, profile, new)?;
-            Ok((finish(home, session, records, made).await?, seen))
+            let profile = finish(home, session, records, made).await?;
+            Ok(LoggedIn { profile, binding: seen, issuer })
         }
     }
 }
@@ -242,9 +266,10 @@ impl ByPassword {
     pub async fn open(
         profile: &Profile,
         address: Option<Address>,
+        route: &Route,
         password: Password,
     ) -> Result<Self, ClientError> {
-        let connector = Connector::of(profile, address, Timing::default())?;
+        let connector = Connector::of(profile, address, Timing::default())?.over(route.clone());
         let credential = Credential::User(profile.user().clone(), password);
         let info = client_info(profile.label());
         let opened = connector.open_when_free(credential, &info, PATIENCE).await;
@@ -316,7 +341,7 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     let connector =
         Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
     let vouched = match connector {
-        Ok(connector) => connector.connect().await.is_ok(),
+        Ok(connector) => connector.is_trusted().await,
         Err(_) => false,
     };
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }
@@ -332,20 +357,18 @@ fn refuse_existing(home: &Home, name: &Name) -> Result<(), ClientError> {
     }
 }
 
-fn binding_of(link: &InviteLink) -> BindingPolicy {
-    if link.proxy { BindingPolicy::Off } else { BindingPolicy::Warn }
-}
-
 async fn open_invite(
     link: &InviteLink,
     binding: BindingPolicy,
+    route: &Route,
 ) -> Result<ReadySession, ClientError> {
     let trust = match link.tls_pin {
         Some(pin) => ServerTrust::Pins(vec![pin]),
         None => ServerTrust::Ca { extra_roots: Vec::new() },
     };
     let pin = Some(link.server_key);
-    let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?;
+    let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?
+        .over(route.clone());
     let secret = InviteSecret::new(link.secret.expose_secret());
     let credential = Credential::Invite(link.id, secret);
     let opened = connector.open_when_free(credential, &client_info(""), PATIENCE).await;

@@ -68,6 +68,24 @@ pub enum ClientError {
         /// The operating system's message.
         problem: String,
     },
+    /// Without TLS only this machine is reached.
+    #[error("{0} is not this machine: the plain transport reaches this machine only")]
+    PlainBeyondMachine(Address),
+    /// A proxy on the way out opens no connection to the server.
+    #[error("the proxy {proxy} opens no connection to {address}: {problem}{hint}")]
+    Proxy {
+        /// The proxy, as a URL without a password.
+        proxy: String,
+        /// The server's address.
+        address: Address,
+        /// What the proxy answered.
+        problem: String,
+        /// What to do, after a semicolon.
+        hint: &'static str,
+    },
+    /// The proxy that the environment names does not work here.
+    #[error("the environment names a proxy that cannot be used: {0}")]
+    Via(#[from] crate::via::ViaError),
     /// The server closed the connection before the login was complete.
     #[error(
         "no connection to {address}: no connection slot was free there (it closed the connection \
@@ -230,11 +248,13 @@ impl ClientError {
             | Self::Disk(_)
             | Self::Authority(_)
             | Self::NoAddress(_)
+            | Self::PlainBeyondMachine(_)
             | Self::Outdated(_)
             | Self::Failed(_)
             | Self::NotAName(_)
             | Self::InviteLink(_)
             | Self::Home(_)
+            | Self::Via(_)
             | Self::EventsTaken
             | Self::Discarded
             | Self::Left
@@ -256,6 +276,7 @@ impl ClientError {
             | Self::Truncated { .. } => Fault::Record,
             Self::State(_) => Fault::Local,
             Self::Unreachable { .. }
+            | Self::Proxy { .. }
             | Self::NotAdmitted { .. }
             | Self::Lost(_)
             | Self::Busy { .. }

@@ -17,6 +17,7 @@ use twinlock_transport::tls::TlsFacts;
 use crate::directory::{ConversationInfo, ServerDescription};
 use crate::error::ClientError;
 use crate::outbox::Ack;
+use crate::route::{ClientTransport, Route};
 
 /// Default time that a one-shot command waits for a connection slot.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,6 +38,8 @@ pub struct Options {
     /// reaches a server that restarts quickly within half a second. After a connection that made
     /// progress, the first attempt is immediate.
     pub first_delay: Duration,
+    /// How connections reach the server.
+    pub route: Route,
     /// Maximum delay. Default 30 s; with a longer one, users wait longer after an outage.
     pub longest_delay: Duration,
     /// Timing of the session: rekey, keep-alive. The profile's `rekey-after` overrides this one.
@@ -50,6 +53,7 @@ impl Default for Options {
             patience: PATIENCE,
             send: true,
             address: None,
+            route: Route::default(),
             first_delay: Duration::from_millis(200),
             longest_delay: Duration::from_secs(30),
             timing: Timing::default(),
@@ -136,6 +140,8 @@ pub struct Up {
     pub binding: Binding,
     /// The parameters of TLS.
     pub tls: TlsFacts,
+    /// The transport, as this client sees it.
+    pub transport: ClientTransport,
 }
 
 /// The current state of TLS and of the session.

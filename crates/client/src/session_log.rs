@@ -22,7 +22,7 @@ const SOFTWARE: usize = 64;
 
 /// Logs a session that is ready.
 pub(crate) fn begin(server: &Address, opened: &ReadySession) {
-    let ReadySession { connection, info, binding, tls } = opened;
+    let ReadySession { connection, info, binding, tls, transport } = opened;
     let session = connection.session();
     let sid = session.id();
     let software: String = info.software.chars().take(SOFTWARE).collect();
@@ -34,6 +34,7 @@ pub(crate) fn begin(server: &Address, opened: &ReadySession) {
         tls = tls.version.as_deref(),
         group = tls.group.as_deref(),
         suite = tls.suite.as_deref(),
+        %transport,
         ?binding,
         "session begun"
     );

@@ -23,13 +23,21 @@ const FLAG_PROXY: u8 = 2;
 const BODY: usize = 1 + 1 + 8 + 16 + 32;
 const CHECKSUM: usize = 4;
 
-/// A server's address in invite links and profiles: a host and a port.
+/// The path of the WebSocket in an address without one.
+pub const DEFAULT_PATH: &str = "/twinlock";
+
+/// Longest path, bytes.
+const MAX_PATH: usize = 128;
+
+/// A server's address in invite links and profiles: a host, a port and the path of its WebSocket.
 ///
 /// The host is a DNS name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     host: Box<str>,
     port: u16,
+    /// `None`: [`DEFAULT_PATH`].
+    path: Option<Box<str>>,
 }
 
 impl Address {
@@ -42,21 +50,54 @@ impl Address {
             return Err(BadLink::Form);
         }
         if is_v6(host) {
-            return Ok(Self { host: format!("[{host}]").into(), port });
+            return Ok(Self { host: format!("[{host}]").into(), port, path: None });
         }
         let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let good = match bracketed {
             Some(inner) => is_v6(inner),
             None => is_name(host) || host.parse::<Ipv4Addr>().is_ok(),
         };
-        if good { Ok(Self { host: host.into(), port }) } else { Err(BadLink::Form) }
+        if good { Ok(Self { host: host.into(), port, path: None }) } else { Err(BadLink::Form) }
     }
 
-    /// Parses `HOST:PORT`; a missing port becomes `default_port`, if given.
+    /// The same host and port with another path.
+    ///
+    /// # Errors
+    /// [`BadLink::Form`] unless it has 1 to 128 bytes, and is `/` and a name, repeatedly. A name
+    /// consists of letters, digits, `-`, `_`, `.` and `~`, and is neither `.` nor `..`.
+    pub fn with_path(self, path: &str) -> Result<Self, BadLink> {
+        if !is_path(path) {
+            return Err(BadLink::Form);
+        }
+        Ok(Self { path: (path != DEFAULT_PATH).then(|| path.into()), ..self })
+    }
+
+    /// Another host and port with the same path.
+    ///
+    /// # Errors
+    /// As [`Address::new`].
+    pub fn moved(&self, host: &str, port: u16) -> Result<Self, BadLink> {
+        Ok(Self { path: self.path.clone(), ..Self::new(host, port)? })
+    }
+
+    /// Parses `HOST:PORT` or `HOST:PORT/PATH`; a missing port becomes `default_port`, if given.
+    ///
+    /// Without a default port an address has one spelling: the default path is left out.
     ///
     /// # Errors
     /// [`BadLink::Form`].
     pub fn parse(text: &str, default_port: Option<u16>) -> Result<Self, BadLink> {
+        let (authority, path) = match text.find('/') {
+            Some(at) => text.split_at_checked(at).ok_or(BadLink::Form)?,
+            None => return Self::parse_authority(text, default_port),
+        };
+        if default_port.is_none() && path == DEFAULT_PATH {
+            return Err(BadLink::Form);
+        }
+        Self::parse_authority(authority, default_port)?.with_path(path)
+    }
+
+    fn parse_authority(text: &str, default_port: Option<u16>) -> Result<Self, BadLink> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 // A number has one spelling: no sign, no leading zeros.
@@ -86,12 +127,27 @@ impl Address {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// The path of the WebSocket, which begins with `/`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(DEFAULT_PATH)
+    }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        write!(f, "{}:{}{}", self.host, self.port, self.path.as_deref().unwrap_or_default())
     }
+}
+
+/// Characters that need no escape in a URL, and no segment that a proxy would resolve.
+fn is_path(path: &str) -> bool {
+    let name = |name: &str| {
+        !matches!(name, "" | "." | "..")
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+    };
+    path.len() <= MAX_PATH && path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(name))
 }
 
 fn is_name(host: &str) -> bool {
@@ -133,7 +189,7 @@ fn is_v6(host: &str) -> bool {
 /// The reason why an invite link is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadLink {
-    /// Not of the form `twinlock://host:port/#...`.
+    /// Not of the form `twinlock://host:port/path#...`.
     #[error("not an invite link; one looks like twinlock://host:port/#...")]
     Form,
     /// Not base64url, or truncated.
@@ -160,8 +216,12 @@ impl InviteLink {
     /// [`BadLink`].
     pub fn parse(link: &str) -> Result<Self, BadLink> {
         let rest = link.strip_prefix(SCHEME).ok_or(BadLink::Form)?;
-        let (authority, payload) = rest.split_once("/#").ok_or(BadLink::Form)?;
-        let address = Address::parse(authority, None)?;
+        let (address, payload) = rest.split_once('#').ok_or(BadLink::Form)?;
+        let address = match address.strip_suffix('/') {
+            Some(authority) => Address::parse_authority(authority, None)?,
+            None if address.contains('/') => Address::parse(address, None)?,
+            None => return Err(BadLink::Form),
+        };
         if payload.is_empty() {
             return Err(BadLink::Form);
         }
@@ -220,7 +280,8 @@ impl InviteLink {
         );
         let [a, b, c, d, ..] = schedule::hash(&[&body]);
         let payload = Zeroizing::new([&body[..], &[a, b, c, d]].concat());
-        let head = format!("{SCHEME}{}/#", self.address);
+        let slash = if self.address.path.is_none() { "/" } else { "" };
+        let head = format!("{SCHEME}{}{slash}#", self.address);
         // Allocated once, so that growth leaves no unwiped copy; with room for a line end.
         let len = head.len() + BASE64URL_NOPAD.encode_len(payload.len());
         let mut link = Zeroizing::new(String::with_capacity(len + 1));
@@ -267,12 +328,44 @@ mod tests {
         assert_eq!(parse("[::1]:99").as_deref(), Ok("[::1]:99"));
         assert_eq!(parse("fe80::1%2").as_deref(), Ok("[fe80::1%2]:8443"));
         assert_eq!(parse("[fe80::1%br-0.5]:99").as_deref(), Ok("[fe80::1%br-0.5]:99"));
-        for bad in ["::1%", "::1%a/b", "::1%0123456789abcdef", "1.2.3.4%2", "a%2"] {
+        for bad in ["::1%", "::1%/b", "::1%0123456789abcdef", "1.2.3.4%2", "a%2"] {
             assert_eq!(parse(bad), Err(BadLink::Form), "{bad}");
         }
-        for bad in ["", ":1", "a b", "a:", "a:+1", "[::1", "a/b", "-a", "a..b", "a:65536", "a:01"] {
+        for bad in ["", ":1", "a b", "a:", "a:+1", "[::1", "a/", "-a", "a..b", "a:65536", "a:01"] {
             assert_eq!(parse(bad), Err(BadLink::Form), "{bad}");
         }
+    }
+
+    #[test]
+    fn address__path_is_plain_and_default_is_left_out() {
+        let strict = |text| Address::parse(text, None).map(|a| a.to_string());
+        assert_eq!(strict("a:1/b/c-d.e_f~1").as_deref(), Ok("a:1/b/c-d.e_f~1"));
+        assert_eq!(strict("[::1]:1/b").as_deref(), Ok("[::1]:1/b"));
+        assert_eq!(Address::parse("a:1", None).unwrap().path(), "/twinlock");
+        assert_eq!(strict("a:1/twinlock"), Err(BadLink::Form));
+        let lenient = |text| Address::parse(text, Some(8443)).map(|a| a.to_string());
+        assert_eq!(lenient("a/twinlock").as_deref(), Ok("a:8443"));
+        assert_eq!(lenient("a/b").as_deref(), Ok("a:8443/b"));
+        assert_eq!(lenient("a:1/twinlock/b").as_deref(), Ok("a:1/twinlock/b"));
+        let long = format!("a:1/{}", "x".repeat(MAX_PATH));
+        for bad in [
+            "a:1/",
+            "a:1//",
+            "a:1/b/",
+            "a:1/b?c",
+            "a:1/b#c",
+            "a:1/../b",
+            "a:1/.",
+            "a:1/%41",
+            "a:1/b c",
+            "a:1/\u{e9}",
+            "/b",
+            long.as_str(),
+        ] {
+            assert_eq!(strict(bad), Err(BadLink::Form), "{bad}");
+        }
+        let address = Address::parse("a:1/b", None).unwrap();
+        assert_eq!(address.moved("c", 2).unwrap().to_string(), "c:2/b");
     }
 
     #[test]

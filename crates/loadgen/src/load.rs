@@ -49,6 +49,7 @@ impl Load {
         });
         let name = Name::new(&tag).map_err(|_| ClientError::Protocol("a room's name"))?;
         let connector = Connector::of(profile, plan.address.clone(), Timing::default())?;
+        let connector = connector.over(plan.route.clone());
         let users = VirtualUsers::of(profile, connector.clone());
         let ReadySession { connection, binding, .. } = users.open(0).await?;
         let mut requests = RequestConnection::new(connection);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
-use twinlock_client::ClientError;
+use twinlock_client::{ClientError, Route};
 use twinlock_core::invite::Address;
 
 /// Timeout for the answers that are outstanding at the end of a window.
@@ -60,6 +60,8 @@ pub struct Shape {
 pub struct Plan {
     /// Connect to this address instead of the profile's.
     pub address: Option<Address>,
+    /// How connections reach the server.
+    pub route: Route,
     /// Create this many users and spread the connections over them; 0: use the profile's device.
     pub users: usize,
     /// The server's process id, if it runs on this machine.

@@ -77,6 +77,7 @@ impl VirtualUsers {
         let address = match address {
             Some(address) => address,
             None => Address::new(profile.host(), profile.port())
+                .and_then(|address| address.with_path(profile.path()))
                 .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
         };
         let disk =
@@ -100,7 +101,8 @@ impl VirtualUsers {
             joining.spawn(async move {
                 let label = "bench".to_owned();
                 let name = user.clone();
-                let new = NewUser { user, label, password: None, require_binding: false };
+                let route = twinlock_client::Route::default();
+                let new = NewUser { user, label, password: None, require_binding: false, route };
                 enrol::join(&home, &name, &link, new).await.map(|profile| VirtualUser::of(&profile))
             });
         }

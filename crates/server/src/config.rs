@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use twinlock_core::invite::Address;
+use twinlock_core::invite::{Address, DEFAULT_PATH};
 use twinlock_core::limits::Timing;
 use twinlock_core::session::BindingPolicy;
 use twinlock_store::Bounds;
+use twinlock_transport::websocket::serve::Site;
 
 use crate::identity::{KeyType, OwnFiles};
 
@@ -65,10 +66,21 @@ pub struct Config {
     /// A proxy terminates TLS before this listener. Channel binding is then `off`, and invite links
     /// say so. Connections without a PROXY header have no known address, and no limit by address.
     pub behind_proxy: bool,
-    /// Addresses of proxies that put a PROXY header (version 2) before every connection and are
+    /// Addresses of proxies that put a PROXY header (version 1 or 2) before every connection and are
     /// trusted, whether TLS ends at them or here. The server accepts none from other addresses.
     /// Default: none.
     pub proxies: Vec<IpAddr>,
+    /// Addresses of HTTP proxies whose `X-Forwarded-For` or `Forwarded` field names the client of a
+    /// WebSocket. Both fields are ignored from other addresses. An address in both lists is one of
+    /// [`Config::proxies`]. Default: none.
+    pub forwarded_from: Vec<IpAddr>,
+    /// Listening address for sessions without TLS, behind a proxy that terminates it. On an address
+    /// that is not loopback, only peers in the two lists are accepted. Default: none.
+    pub plain: Option<SocketAddr>,
+    /// The path of the WebSocket, which invite links name. Default: `/twinlock`.
+    pub websocket_path: String,
+    /// The page at `/`, HTML if it begins with `<`. Default: a line of text.
+    pub index: Option<String>,
     /// Reaction to TLS interception. Behind a proxy it is always `Off`.
     pub binding: BindingPolicy,
     /// Log the text of each message, escaped.
@@ -98,6 +110,10 @@ impl Config {
             own_files: None,
             behind_proxy: false,
             proxies: Vec::new(),
+            forwarded_from: Vec::new(),
+            plain: None,
+            websocket_path: DEFAULT_PATH.to_owned(),
+            index: None,
             binding: BindingPolicy::Warn,
             log_messages: false,
             limits: Limits::default(),
@@ -105,6 +121,23 @@ impl Config {
             drain: Duration::from_secs(10),
             come_back: Duration::from_secs(3),
             classic: ClassicConfig::default(),
+        }
+    }
+
+    /// Whether a configured proxy names its clients, so that addresses are the clients' own.
+    pub(crate) fn knows_clients(&self) -> bool {
+        !(self.proxies.is_empty() && self.forwarded_from.is_empty())
+    }
+
+    /// What the server shows over HTTP.
+    pub(crate) fn site(&self) -> Site {
+        let site = Site::new(self.websocket_path.clone());
+        match &self.index {
+            Some(index) if index.trim_start().starts_with('<') => {
+                Site { index: index.clone(), index_type: "text/html; charset=utf-8", ..site }
+            }
+            Some(index) => Site { index: index.clone(), ..site },
+            None => site,
         }
     }
 }

@@ -25,6 +25,9 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
+    /// [`crate::Config::websocket_path`] is not a path.
+    #[error("{0:?} is not the path of a WebSocket, such as /twinlock")]
+    WebsocketPath(String),
     /// The TLS key, the certificate or the setup is unusable.
     #[error(transparent)]
     Identity(#[from] IdentityError),

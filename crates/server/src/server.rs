@@ -81,6 +81,12 @@ impl Server {
         self.services.admission.port(ListenerKind::Origin).address
     }
 
+    /// The listening address for sessions without TLS, if it is enabled.
+    #[must_use]
+    pub fn plain_addr(&self) -> Option<SocketAddr> {
+        self.services.admission.port(ListenerKind::Plain).address
+    }
+
     /// Number of open classic connections, including those of the origin bridge.
     #[must_use]
     pub fn classic_connections(&self) -> usize {

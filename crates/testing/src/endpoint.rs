@@ -34,7 +34,7 @@ impl Endpoint {
     /// If TLS cannot be configured.
     #[must_use]
     pub fn pinned(address: SocketAddr, pins: Vec<TlsPin>, key: ServerKey) -> Self {
-        let tls = ClientTls::new(ServerTrust::Pins(pins), Alpn::Required).unwrap();
+        let tls = ClientTls::new(ServerTrust::Pins(pins), Alpn::Direct).unwrap();
         Self { address, tls, key }
     }
 

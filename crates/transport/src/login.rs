@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::{BadHeader, CHALLENGE, Due, ErrorCode, FrameType, HEADER, Header, KE3};
 use twinlock_core::handshake::{
@@ -111,12 +111,20 @@ pub async fn login<S: AsyncRead + AsyncWrite + Unpin>(
 /// The server's side of a login, over a stream.
 pub struct Acceptor<S> {
     io: S,
+    /// When HELLO must be complete; `None`: [`HELLO_DEADLINE`] after the call that waits for it.
+    hello_by: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Acceptor<S> {
     /// Takes a stream on which no byte of the handshake has passed.
     pub fn new(io: S) -> Self {
-        Self { io }
+        Self { io, hello_by: None }
+    }
+
+    /// The same with the time when HELLO must be complete, since the transport has used a part of
+    /// [`HELLO_DEADLINE`].
+    pub fn with_deadline(io: S, hello_by: Instant) -> Self {
+        Self { io, hello_by: Some(hello_by) }
     }
 
     /// Waits for HELLO.
@@ -127,7 +135,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Acceptor<S> {
     /// # Errors
     /// [`LoginError::Hello`]: answer with [`Acceptor::refuse`]. Any other: drop the connection.
     pub async fn read_hello(&mut self) -> Result<Vec<u8>, LoginError> {
-        within(HELLO_DEADLINE, async {
+        let by = self.hello_by.unwrap_or_else(|| Instant::now() + HELLO_DEADLINE);
+        within(by.saturating_duration_since(Instant::now()), async {
             let header = read_header(&mut self.io, Due::Hello).await?;
             let version = self.io.read_u8().await?;
             check_hello(version, header.len).map_err(LoginError::Hello)?;

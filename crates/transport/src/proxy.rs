@@ -1,10 +1,13 @@
-//! The PROXY protocol, version 2 (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
+//! The PROXY protocol, versions 1 and 2
+//! (<https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>).
 //!
 //! A load balancer sends its header before the first TLS byte, with the client's address. It is
 //! only for listeners that accept connections from configured proxies alone, because the sender of
-//! a header can claim any address. The available libraries also accept version 1 and leave reading
-//! to the caller. Here reading is the point: no byte beyond the header is taken from the stream,
-//! and no length above 536 is accepted.
+//! a header can claim any address. The available libraries leave reading to the caller. Here
+//! reading is the point: no byte beyond the header is taken from the stream, and no length above
+//! 536 is accepted. Version 1 is a line of text (`text`), version 2 is binary.
+
+mod text;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +16,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-/// First bytes of every header; no TLS record begins like this.
+/// First bytes of every header of version 2; no TLS record begins like this.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Most bytes after the fixed 16: the longest addresses (216) and 320 bytes of extensions. Proxies
@@ -26,9 +29,9 @@ const PROXY: u8 = 0x21;
 /// The reason why a connection from a proxy is refused.
 #[derive(Debug, Error)]
 pub enum ProxyError {
-    /// The stream begins like version 1, which is text and not accepted.
-    #[error("the proxy speaks version 1 of the PROXY protocol; configure it for version 2")]
-    Version1,
+    /// The line of version 1 is longer than 107 bytes or malformed.
+    #[error("the PROXY header of version 1 is malformed")]
+    Line,
     /// The stream begins with something else.
     #[error("the connection does not start with a PROXY protocol header")]
     NoHeader,
@@ -70,8 +73,8 @@ where
 async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<SocketAddr>, ProxyError> {
     let mut signature = [0; SIGNATURE.len()];
     stream.read_exact(&mut signature).await?;
-    if signature.starts_with(b"PROXY ") {
-        return Err(ProxyError::Version1);
+    if signature.starts_with(text::START) {
+        return text::read(signature, stream).await;
     }
     if signature != SIGNATURE {
         return Err(ProxyError::NoHeader);

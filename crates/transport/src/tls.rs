@@ -2,7 +2,7 @@
 //!
 //! Both ends are set up only here, so that the same choices hold everywhere: no TLS 1.2, no
 //! tickets, no resumption, no early data, no certificate compression, no key log, ALPN
-//! `twinlock/1`. [`ServerTls`] and [`ClientTls`] create connections, [`channel_binding`] returns
+//! `twinlock/1` before `http/1.1`. [`ServerTls`] and [`ClientTls`] create connections, [`channel_binding`] returns
 //! the value that READY compares, and [`TlsFacts`] lists the negotiated parameters, for `status`.
 //!
 //! ChaCha20-Poly1305 comes first, and the server insists on it if the client supports it: the
@@ -18,11 +18,11 @@ mod server;
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::ConnectionCommon;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use rustls::server::ParsedCertificate;
+use rustls::{CommonState, ConnectionCommon};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 use twinlock_core::id::TlsPin;
 
@@ -32,8 +32,11 @@ pub use facts::TlsFacts;
 pub use fault::{Distrust, TlsFault};
 pub use server::ServerTls;
 
-/// The only application protocol.
+/// The ALPN name of a session that runs directly over TLS.
 pub const ALPN: &[u8] = b"twinlock/1";
+
+/// The ALPN name of HTTP/1.1, and so of a session over WebSocket.
+pub const ALPN_HTTP: &[u8] = b"http/1.1";
 
 /// RFC 9266, section 4.2.
 const BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
@@ -57,6 +60,17 @@ fn provider() -> Arc<CryptoProvider> {
         })
     };
     PROVIDER.get_or_init(make).clone()
+}
+
+/// Whether a connection's peers agreed on HTTP/1.1 (`Some(true)`) or on `twinlock/1`; `None` on
+/// neither. Takes `stream.get_ref().1`.
+#[must_use]
+pub fn selected_http(connection: &CommonState) -> Option<bool> {
+    match connection.alpn_protocol() {
+        Some(ALPN_HTTP) => Some(true),
+        Some(ALPN) => Some(false),
+        _ => None,
+    }
 }
 
 /// The tls-exporter value of a connection (RFC 9266), 32 bytes.

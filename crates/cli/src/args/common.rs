@@ -4,11 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use twinlock_client::via::{Via, parse_login};
+use twinlock_client::{Route, TransportChoice};
 use twinlock_core::invite::Address;
 
-use super::values::{address, duration};
+use super::values::{address, duration, via};
+use crate::ask::secret_file;
 use crate::exit::Failure;
 use crate::output::Color;
+
+/// Maximum length of a proxy's user name and password in bytes.
+const MAX_LOGIN: u64 = 1024;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +40,26 @@ pub(crate) struct GlobalArgs {
     /// Connect to this port; keep the host
     #[arg(long, global = true, value_name = "N", help_heading = "Everywhere")]
     pub(crate) port: Option<u16>,
+    /// Transport: auto (TLS, or WebSocket in TLS where an HTTP proxy is), tls, websocket, or plain
+    /// (this machine only)
+    #[arg(
+        long,
+        global = true,
+        value_name = "WAY",
+        env = "TWINLOCK_TRANSPORT",
+        hide_env_values = true,
+        default_value = "auto",
+        hide_default_value = true,
+        help_heading = "Everywhere"
+    )]
+    pub(crate) transport: TransportChoice,
+    /// Go through this proxy: http://HOST:PORT (CONNECT), socks5://HOST:PORT, or none
+    /// [default: what HTTPS_PROXY, ALL_PROXY and NO_PROXY say, except to this machine]
+    #[arg(long, global = true, value_name = "URL", value_parser = via, help_heading = "Everywhere")]
+    pub(crate) via: Option<Via>,
+    /// Read the proxy's USER:PASSWORD from this file
+    #[arg(long, global = true, value_name = "FILE", requires = "via", help_heading = "Everywhere")]
+    pub(crate) via_auth_file: Option<PathBuf>,
     /// Print only requested data and errors
     #[arg(long, short, global = true, help_heading = "Everywhere")]
     pub(crate) quiet: bool,
@@ -57,6 +83,30 @@ pub(crate) struct GlobalArgs {
 }
 
 impl GlobalArgs {
+    /// How connections reach the server.
+    pub(crate) fn route(&self) -> Route {
+        Route { transport: self.transport, via: self.via.clone().unwrap_or_default() }
+    }
+
+    /// Adds the user name and password of `--via-auth-file` to the proxy of `--via`.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub(crate) async fn read_via_login(&mut self) -> Result<(), Failure> {
+        let Some(file) = self.via_auth_file.clone() else { return Ok(()) };
+        let fail = |problem: &dyn std::fmt::Display| {
+            Failure::usage(format!("--via-auth-file {}: {problem}", file.display()))
+        };
+        let bytes = secret_file(&file, MAX_LOGIN).await?.map_err(|error| fail(&error))?;
+        let login = std::str::from_utf8(&bytes).ok().and_then(parse_login);
+        let login = login.ok_or_else(|| fail(&"it has to be USER:PASSWORD on one line"))?;
+        match &mut self.via {
+            Some(Via::Proxy(proxy)) => proxy.login = Some(login),
+            _ => return Err(Failure::usage("--via-auth-file goes with --via and a proxy's URL")),
+        }
+        Ok(())
+    }
+
     /// The address to use instead of `known`: `--address`, with `--host` and `--port` replacing
     /// their part of it. `None` if none of the three is given.
     ///
@@ -69,7 +119,7 @@ impl GlobalArgs {
         let base = self.address.as_ref().unwrap_or(known);
         let host = self.host.as_deref().unwrap_or(base.host());
         let port = self.port.unwrap_or(base.port());
-        Address::new(host, port).map(Some).map_err(|_| {
+        base.moved(host, port).map(Some).map_err(|_| {
             Failure::usage(format!(
                 "--host '{}' --port {port} is not an address",
                 host.escape_debug()

@@ -43,7 +43,7 @@ pub(crate) struct LoginArgs {
     /// Trust only this certificate authority (PEM)
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// A proxy terminates TLS in front of the server, as intended
+    /// A proxy terminates TLS in front of the server: do not compare or warn
     #[arg(long)]
     pub(crate) behind_proxy: bool,
     /// Refuse to connect if TLS is intercepted

@@ -6,10 +6,16 @@ use twinlock_client::InboxStart;
 use twinlock_client::profile::MAX_LABEL;
 use twinlock_client::target::lowercase_name;
 use twinlock_client::transfer::SLOWEST;
+use twinlock_client::via::{Via, ViaError, parse};
 use twinlock_core::id::Name;
 use twinlock_core::invite::Address;
 
 use crate::settings::DEFAULT_PORT;
+
+/// A proxy's URL, or `none`.
+pub(crate) fn via(text: &str) -> Result<Via, ViaError> {
+    if text == "none" { Ok(Via::Direct) } else { parse(text, None).map(Via::Proxy) }
+}
 
 /// Where `listen` starts.
 pub(crate) fn inbox_start(text: &str) -> Result<InboxStart, String> {
@@ -90,7 +96,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn address(text: &str) -> Result<Address, String> {
-    Address::parse(text, Some(DEFAULT_PORT)).map_err(|_| "HOST or HOST:PORT".to_owned())
+    Address::parse(text, Some(DEFAULT_PORT)).map_err(|_| "HOST[:PORT][/PATH]".to_owned())
 }
 
 pub(super) fn account(text: &str) -> Result<(Name, Address), String> {

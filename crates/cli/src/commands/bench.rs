@@ -91,6 +91,7 @@ pub(crate) async fn run(args: BenchArgs, mut context: Context) -> Result<(), Fai
     });
     let plan = Plan {
         address: context.global.address.clone(),
+        route: context.global.route(),
         users: args.users.unwrap_or(0) as usize,
         server: args.server_pid,
     };
@@ -128,7 +129,7 @@ async fn all(
 ) -> Result<(), Failure> {
     let Context { out, .. } = context;
     let mut load = Load::start(profile, plan, stop.clone()).await.map_err(failed)?;
-    warn_about_tls(out, load.binding());
+    warn_about_tls(out, load.binding(), None);
     out.say(&format!(
         "All entries go into the room {0} and stay there (`twinlock room join {0}`).",
         load.room()

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use serde::Serialize;
 use twinlock_client::directory::Role;
 use twinlock_client::profile::TlsTrust;
-use twinlock_core::invite::{Address, InviteLink, server_words};
+use twinlock_core::invite::{Address, DEFAULT_PATH, InviteLink, server_words};
 use twinlock_core::session::BindingPolicy;
 
 use crate::args::{InviteArgs, InviteRole};
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failu
         None => address_of(&profile)?,
     };
     let public = args.public.as_deref();
-    let public = public.map(|text| public_address(text, connects.port())).transpose()?;
+    let public = public.map(|text| public_address(text, &connects)).transpose()?;
     let client = context.ask_once()?;
     let role = match args.role {
         InviteRole::Member => Role::Member,
@@ -112,9 +112,15 @@ fn unseen(gone: Gone) -> Failure {
     Failure::from(gone).hint("an invite was made and could not be shown; it expires unused")
 }
 
-/// Parses HOST or HOST:PORT, which is only written into a link.
-fn public_address(text: &str, port: u16) -> Result<Address, Failure> {
-    Address::parse(text, Some(port)).map_err(|_| {
+/// Parses `HOST[:PORT][/PATH]`, which is only written into a link. What is missing is that of the
+/// address in use.
+fn public_address(text: &str, connects: &Address) -> Result<Address, Failure> {
+    let address = Address::parse(text, Some(connects.port()));
+    let complete = |address: Address| match address.path() {
+        DEFAULT_PATH => address.with_path(connects.path()),
+        _ => Ok(address),
+    };
+    address.and_then(complete).map_err(|_| {
         Failure::usage(format!("--public '{}' is neither HOST nor HOST:PORT", text.escape_debug()))
     })
 }

@@ -30,11 +30,11 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
     if let Some(address) = context.global.reach(&link.address)? {
         link.address = address;
     }
-    let terms = enrol::look(&link).await.map_err(not_invited)?;
-    if join.require_binding && tls_warning(terms.binding).is_some() {
+    let terms = enrol::look(&link, &context.global.route()).await.map_err(not_invited)?;
+    if join.require_binding && tls_warning(terms.binding, None).is_some() {
         return Err(ClientError::TlsCut.into());
     }
-    warn_about_tls(&context.out, terms.binding);
+    warn_about_tls(&context.out, terms.binding, terms.issuer.as_deref());
     let label = join.device.unwrap_or_else(this_machine);
     let mut asked = None;
     let joined = loop {
@@ -73,6 +73,7 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
             label: label.clone(),
             password,
             require_binding: join.require_binding,
+            route: context.global.route(),
         };
         match enrol::join(&home, &profile, &link, new).await {
             Err(ClientError::Refused(Refusal { why: RefusalReason::NameTaken, .. }))

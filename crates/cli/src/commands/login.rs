@@ -1,6 +1,6 @@
 //! `login`: enrols this machine as a device of a user who has a password.
 
-use twinlock_client::enrol::{self, Returning};
+use twinlock_client::enrol::{self, LoggedIn, Returning};
 use twinlock_client::profile::Profile;
 
 use crate::args::LoginArgs;
@@ -36,9 +36,10 @@ pub(crate) async fn run(login: LoginArgs, context: &Context) -> Result<(), Failu
         ca_file: login.ca.map(std::path::absolute).transpose().map_err(Failure::usage)?,
         behind_proxy: login.behind_proxy,
         require_binding: login.require_binding,
+        route: context.global.route(),
     };
-    let (profile, binding) = enrol::log_in(&home, &profile, returning).await?;
-    warn_about_tls(&context.out, binding);
+    let LoggedIn { profile, binding, issuer } = enrol::log_in(&home, &profile, returning).await?;
+    warn_about_tls(&context.out, binding, issuer.as_deref());
     announce(&profile, context);
     context.out.say(
         "This profile now pins the server's key. Compare the words with its owner once, if you can.",

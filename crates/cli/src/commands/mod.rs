@@ -29,6 +29,7 @@ use crate::exit::Failure;
 
 /// Runs a client command.
 pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(), Failure> {
+    context.global.read_via_login().await?;
     if !matches!(command, CliCommand::Join(_) | CliCommand::Login(_)) {
         context.find_address()?;
     }

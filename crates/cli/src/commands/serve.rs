@@ -56,6 +56,9 @@ pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
         Failure::usage(error)
     })?;
     out.line(&format!("listening on {}", server.local_addr()))?;
+    if let Some(address) = server.plain_addr() {
+        out.line(&format!("without TLS on {address}"))?;
+    }
     if let Some(address) = server.classic_addr() {
         out.line(&format!("classic connections on {address}"))?;
     }

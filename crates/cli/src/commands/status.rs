@@ -43,6 +43,8 @@ struct TlsJson {
     cipher: Option<String>,
     peer_pin: Option<String>,
     binding: &'static str,
+    /// `tls`, `websocket` or `plain`.
+    transport: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -168,6 +170,7 @@ fn add(status: &mut StatusJson, facts: Facts) {
         cipher: up.tls.suite,
         peer_pin: up.tls.peer_pin.map(|pin| pin.to_string()),
         binding: word(up.binding),
+        transport: up.transport.to_string(),
     });
     status.lock2 = Some(LockJson {
         session: id.to_string(),
@@ -211,15 +214,14 @@ fn show(
             Binding::Bound => out.style(Style::Good, "reaches the server"),
             Binding::Cut => out.style(Style::Bad, "INTERCEPTED between client and server"),
             Binding::Unknown => out.style(Style::Warning, "unknown: the server sent no binding"),
-            Binding::Off => {
-                "not compared (a proxy terminates TLS, as the invite link says)".to_owned()
-            }
+            Binding::Off => "not compared: the profile sets binding = \"off\"".to_owned(),
         };
         out.line(&format!(
-            "lock 1   {}, {}, {}",
+            "lock 1   {}, {}, {}, transport {}",
             or_unknown(&tls.version),
             or_unknown(&tls.key_exchange),
-            or_unknown(&tls.cipher)
+            or_unknown(&tls.cipher),
+            tls.transport
         ))?;
         out.line(&format!("         TLS {verdict}"))?;
         out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;

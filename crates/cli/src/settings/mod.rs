@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use twinlock_core::invite::Address;
+use twinlock_core::invite::{Address, DEFAULT_PATH};
 use twinlock_core::text::Untrusted;
 use twinlock_server::Config;
 use twinlock_server::identity::OwnFiles;
@@ -21,6 +21,9 @@ pub(crate) use options::{DEFAULT_PORT, LogLevel, ServeArgs};
 
 /// Longest configuration file that is read, bytes.
 const LONGEST: u64 = 1 << 20;
+
+/// Largest page of `--index`, bytes. It stays in memory.
+const LONGEST_PAGE: u64 = 64 << 10;
 
 /// All settings of `serve`.
 #[derive(Debug)]
@@ -43,13 +46,25 @@ impl Settings {
             Some(data) => data,
             None => default_data()?,
         };
-        let listen = resolve(&host, port)?;
+        let listen = resolve("--host", &host, port)?;
         let mut config = Config::new(data, listen);
         if let Some(public) = serve.public_host.or(file.public_host) {
-            config.public = Some(Address::parse(&public, Some(DEFAULT_PORT)).map_err(|_| {
+            let address = Address::parse(&public, Some(DEFAULT_PORT)).map_err(|_| {
                 Failure::usage(format!("--public-host {public:?} is neither NAME nor NAME:PORT"))
+            })?;
+            // Without a port of its own it has whichever is the default.
+            config.public_port_follows =
+                Address::parse(&public, Some(1)).is_ok_and(|other| other.port() != address.port());
+            config.public = Some(address);
+        }
+        if let Some(path) = serve.websocket_path.or(file.websocket_path) {
+            set_path(&mut config, path)?;
+        }
+        if let Some(index) = serve.index.or(file.index) {
+            let text = read_text(&index, LONGEST_PAGE);
+            config.index = Some(text.map_err(|error| {
+                Failure::usage(format!("--index {}: {error}", index.display()))
             })?);
-            config.public_port_follows = Address::parse(&public, None).is_err();
         }
         config.own_files = match (serve.tls_cert.or(file.tls_cert), serve.tls_key.or(file.tls_key))
         {
@@ -66,6 +81,21 @@ impl Settings {
         config.behind_proxy =
             serve.behind_proxy.or(file.behind_proxy).unwrap_or(config.behind_proxy);
         config.proxies = if serve.proxies.is_empty() { file.proxies } else { serve.proxies };
+        config.forwarded_from = if serve.forwarded_from.is_empty() {
+            file.forwarded_from
+        } else {
+            serve.forwarded_from
+        };
+        if let Some(both) = config.proxies.iter().find(|ip| config.forwarded_from.contains(ip)) {
+            return Err(Failure::usage(format!(
+                "{both} is given with --proxy and --forwarded-from"
+            ))
+            .hint("--proxy is for TCP balancers, --forwarded-from for HTTP proxies"));
+        }
+        if let Some(port) = serve.plain_port.or(file.plain_port) {
+            let host = serve.plain_host.or(file.plain_host);
+            config.plain = Some(plain(&config, host.as_deref().unwrap_or(DEFAULT_HOST), port)?);
+        }
         let beside = |port: u16| {
             let mut beside = listen;
             beside.set_port(port);
@@ -87,13 +117,13 @@ impl Settings {
 
 /// An address of this machine: an IP address, one with a scope (`fe80::1%eth0`), or a name. A name
 /// resolves to its first IPv4 address if it has one.
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
+fn resolve(flag: &str, host: &str, port: u16) -> Result<SocketAddr, Failure> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, port));
     }
     let failed = |why: &dyn std::fmt::Display| {
-        Failure::usage(format!("--host {host:?} is neither an address nor a known name: {why}"))
+        Failure::usage(format!("{flag} {host:?} is neither an address nor a known name: {why}"))
             .hint("an IP address such as 127.0.0.1, 0.0.0.0 or ::, fe80::1%eth0, or a name")
     };
     let found = (bare, port).to_socket_addrs().map_err(|error| failed(&error))?;
@@ -102,9 +132,40 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr, Failure> {
     first.copied().ok_or_else(|| failed(&"it has no address"))
 }
 
+/// The address of the plain port. Passwords are safe there, but names and sizes are not: only a
+/// proxy that the operator has named may come over a network.
+fn plain(config: &Config, host: &str, port: u16) -> Result<SocketAddr, Failure> {
+    let address = resolve("--plain-host", host, port)?;
+    let named = !(config.proxies.is_empty() && config.forwarded_from.is_empty());
+    if address.ip().is_loopback() || named {
+        return Ok(address);
+    }
+    Err(Failure::usage(format!("--plain-host {host} is not this machine only"))
+        .hint("name the proxies that may connect with --proxy or --forwarded-from"))
+}
+
+/// Sets the path, also that of the public address unless it has its own.
+fn set_path(config: &mut Config, path: String) -> Result<(), Failure> {
+    let with_path = |address: Address| {
+        address.with_path(&path).map_err(|_| {
+            Failure::usage(format!("--websocket-path {path:?} is not a path such as /twinlock"))
+                .hint("letters, digits and -_.~ between slashes, at most 128 bytes")
+        })
+    };
+    // Checks the path even if there is no public address.
+    let local = Address::new("localhost", DEFAULT_PORT).map_err(|_| Failure::usage("localhost"))?;
+    with_path(local)?;
+    config.public = match config.public.take() {
+        Some(public) if public.path() == DEFAULT_PATH => Some(with_path(public)?),
+        public => public,
+    };
+    config.websocket_path = path;
+    Ok(())
+}
+
 fn read(path: &Path) -> Result<ServeArgs, Failure> {
-    let text =
-        read_text(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let text = read_text(path, LONGEST)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start);
         let before = text.bytes().take(start).filter(|b| *b == b'\n').count();
@@ -115,11 +176,11 @@ fn read(path: &Path) -> Result<ServeArgs, Failure> {
 }
 
 /// Reads a file, or a pipe such as a shell's `<(command)`, up to a limit: a device has no end.
-fn read_text(path: &Path) -> io::Result<String> {
+fn read_text(path: &Path, longest: u64) -> io::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
-    if file.take(LONGEST + 1).read_to_string(&mut text)? as u64 > LONGEST {
-        return Err(io::Error::other(format!("it is longer than {LONGEST} bytes")));
+    if file.take(longest + 1).read_to_string(&mut text)? as u64 > longest {
+        return Err(io::Error::other(format!("it is longer than {longest} bytes")));
     }
     Ok(text)
 }

@@ -39,7 +39,12 @@ pub(crate) struct ServeArgs {
     #[serde(skip)]
     pub(super) config: Option<PathBuf>,
     /// Address in invite links, under which others reach this server
-    #[arg(long, value_name = "NAME[:PORT]", env = "TWINLOCK_PUBLIC_HOST", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "NAME[:PORT][/PATH]",
+        env = "TWINLOCK_PUBLIC_HOST",
+        hide_env_values = true
+    )]
     #[serde(default, deserialize_with = "not_empty")]
     pub(super) public_host: Option<String>,
     /// Show the owner's invite link as a QR code too; it is taller than 24 lines
@@ -63,7 +68,7 @@ pub(crate) struct ServeArgs {
     /// A proxy terminates TLS in front of this listener
     #[arg(long, num_args = 0..=1, default_missing_value = "true", env = "TWINLOCK_BEHIND_PROXY", hide_env_values = true)]
     pub(super) behind_proxy: Option<bool>,
-    /// Accept the PROXY protocol header (version 2) from this address
+    /// Require a PROXY protocol header (version 1 or 2) from this address
     #[arg(
         long = "proxy",
         value_name = "ADDRESS",
@@ -73,6 +78,34 @@ pub(crate) struct ServeArgs {
     )]
     #[serde(default)]
     pub(super) proxies: Vec<IpAddr>,
+    /// Take the client's address from the X-Forwarded-For or Forwarded field of this HTTP proxy
+    #[arg(
+        long = "forwarded-from",
+        value_name = "ADDRESS",
+        env = "TWINLOCK_FORWARDED_FROM",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    pub(super) forwarded_from: Vec<IpAddr>,
+    /// Port for sessions without TLS, for a proxy on this machine that terminates it
+    /// [default: off]
+    #[arg(long, value_name = "PORT", env = "TWINLOCK_PLAIN_PORT", hide_env_values = true)]
+    #[serde(default, deserialize_with = "port")]
+    pub(super) plain_port: Option<u16>,
+    /// Address of the plain port; another than loopback accepts only peers named with --proxy or
+    /// --forwarded-from [default: 127.0.0.1]
+    #[arg(long, value_name = "HOST", env = "TWINLOCK_PLAIN_HOST", hide_env_values = true)]
+    #[serde(default, deserialize_with = "not_empty")]
+    pub(super) plain_host: Option<String>,
+    /// Path of the WebSocket on both ports of sessions [default: /twinlock]
+    #[arg(long, value_name = "PATH", env = "TWINLOCK_WEBSOCKET_PATH", hide_env_values = true)]
+    #[serde(default, deserialize_with = "not_empty")]
+    pub(super) websocket_path: Option<String>,
+    /// Page to show to browsers at /, text or HTML [default: a line of text]
+    #[arg(long, value_name = "FILE", env = "TWINLOCK_INDEX", hide_env_values = true)]
+    #[serde(default, deserialize_with = "not_empty")]
+    pub(super) index: Option<PathBuf>,
     /// Port for classic connections: devices and scripts in any language [default: off]
     #[arg(long, value_name = "PORT", env = "TWINLOCK_CLASSIC_PORT", hide_env_values = true)]
     #[serde(default, deserialize_with = "port")]

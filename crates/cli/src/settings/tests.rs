@@ -41,7 +41,7 @@ fn settings__number_out_of_range_reports_range_and_position() {
 
 #[test]
 fn settings__port_out_of_range_is_refused_with_range() {
-    for name in ["port", "classic-port", "origin-port"] {
+    for name in ["port", "classic-port", "origin-port", "plain-port"] {
         for bad in ["70000", "-1"] {
             let error = toml::from_str::<ServeArgs>(&format!("{name} = {bad}")).unwrap_err();
             assert!(error.message().contains("0 to 65535"), "{name} = {bad}: {error}");
@@ -92,10 +92,46 @@ fn settings__host_resolves_address_scope_or_name() {
         ("[::1]", "[::1]:5"),
         ("fe80::1%1", "[fe80::1%1]:5"),
     ] {
-        assert_eq!(resolve(host, 5).unwrap().to_string(), is);
+        assert_eq!(resolve("--host", host, 5).unwrap().to_string(), is);
     }
-    assert!(resolve("localhost", 5).unwrap().ip().is_loopback());
-    assert!(resolve("no such host", 5).unwrap_err().message.contains("--host"));
+    assert!(resolve("--host", "localhost", 5).unwrap().ip().is_loopback());
+    assert!(resolve("--host", "no such host", 5).unwrap_err().message.contains("--host"));
+}
+
+fn settings(toml: &str) -> Result<Settings, Failure> {
+    Settings::new(toml::from_str(&format!("data = \"/d\"\n{toml}")).unwrap())
+}
+
+#[test]
+fn settings__plain_port_beyond_loopback_needs_listed_proxy() {
+    let local = settings("plain-port = 80").unwrap().server.plain;
+    assert_eq!(local, Some("127.0.0.1:80".parse().unwrap()));
+    let refused = settings("plain-port = 80\nplain-host = \"0.0.0.0\"").unwrap_err();
+    assert!(refused.message.contains("--plain-host"), "{}", refused.message);
+    for list in ["proxies", "forwarded-from"] {
+        let named = format!("plain-port = 80\nplain-host = \"0.0.0.0\"\n{list} = [\"192.0.2.1\"]");
+        assert!(settings(&named).is_ok(), "{list}");
+    }
+    let both = "proxies = [\"192.0.2.1\"]\nforwarded-from = [\"192.0.2.1\"]";
+    assert!(settings(both).unwrap_err().message.contains("192.0.2.1"));
+    assert_eq!(settings("plain-host = \"0.0.0.0\"").unwrap().server.plain, None);
+}
+
+#[test]
+fn settings__websocket_path_applies_to_public_address() {
+    let public = |toml: &str| settings(toml).unwrap().server.public.unwrap().to_string();
+    assert_eq!(public("public-host = \"a\"\nwebsocket-path = \"/b\""), "a:8443/b");
+    for (host, follows) in
+        [("a", true), ("a/twinlock", true), ("a:1", false), ("a:8443/twinlock", false)]
+    {
+        let config = settings(&format!("public-host = \"{host}\"")).unwrap().server;
+        assert_eq!(config.public_port_follows, follows, "{host}");
+    }
+    assert_eq!(public("public-host = \"a:1/c\"\nwebsocket-path = \"/b\""), "a:1/c");
+    for bad in ["b", "/b/", "/", "/b?c"] {
+        let refused = settings(&format!("websocket-path = \"{bad}\"")).unwrap_err();
+        assert!(refused.message.contains("--websocket-path"), "{bad}");
+    }
 }
 
 mod documentation {

@@ -180,7 +180,7 @@ impl<'a> TransferProgress<'a> {
                     self.say(|out| out.say("connected again"));
                 }
                 if !std::mem::replace(&mut self.warned, true) {
-                    self.say(|out| warn_about_tls(out, up.binding));
+                    self.say(|out| warn_about_tls(out, up.binding, up.tls.issuer.as_deref()));
                 }
                 Ok(false)
             }

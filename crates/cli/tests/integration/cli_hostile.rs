@@ -94,7 +94,8 @@ fn untrusted_text__topics_and_labels_are_harmless_in_lists() {
     let label = EVIL.chars().filter(|c| !c.is_control()).take(40).collect::<String>();
     assert!(label.contains('\u{202e}'));
     let user = Name::new("eve").unwrap();
-    let new = NewUser { user, label, password: None, require_binding: false };
+    let route = twinlock_client::Route::default();
+    let new = NewUser { user, label, password: None, require_binding: false, route };
     let at = Home::at(&home);
     let profile = Name::new("default").unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -205,7 +205,7 @@ fn tls_interception__proxy_sees_no_part_of_a_file() {
 
 /// Sends data inside TLS without the session's encryption.
 fn say(to: SocketAddr, pin: TlsPin, what: &[u8]) {
-    let tls = ClientTls::new(ServerTrust::Pins(vec![pin]), Alpn::Required).unwrap();
+    let tls = ClientTls::new(ServerTrust::Pins(vec![pin]), Alpn::Direct).unwrap();
     Runtime::new().unwrap().block_on(async {
         let tcp = TcpStream::connect(to).await.unwrap();
         let mut stream = tls.connect("localhost", tcp).await.unwrap();

@@ -67,3 +67,5 @@ mod torture_flood;
 mod torture_hostile;
 mod torture_members;
 mod torture_secrets;
+mod transports;
+mod via;

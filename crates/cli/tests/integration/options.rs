@@ -89,18 +89,22 @@ fn options__help_must_be_the_last_argument() {
 }
 
 /// Every variable that the program reads as a setting.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 24] = [
     "TWINLOCK_ADDRESS",
     "TWINLOCK_BEHIND_PROXY",
     "TWINLOCK_BINDING",
     "TWINLOCK_CLASSIC_PORT",
     "TWINLOCK_CONFIG",
     "TWINLOCK_DATA",
+    "TWINLOCK_FORWARDED_FROM",
     "TWINLOCK_HOST",
+    "TWINLOCK_INDEX",
     "TWINLOCK_LOG_JSON",
     "TWINLOCK_LOG_LEVEL",
     "TWINLOCK_LOG_MESSAGES",
     "TWINLOCK_ORIGIN_PORT",
+    "TWINLOCK_PLAIN_HOST",
+    "TWINLOCK_PLAIN_PORT",
     "TWINLOCK_PORT",
     "TWINLOCK_PROFILE",
     "TWINLOCK_PROXY",
@@ -108,6 +112,8 @@ const VARIABLES: [&str; 18] = [
     "TWINLOCK_TLS_CERT",
     "TWINLOCK_TLS_KEY",
     "TWINLOCK_TLS_KEY_TYPE",
+    "TWINLOCK_TRANSPORT",
+    "TWINLOCK_WEBSOCKET_PATH",
 ];
 
 #[test]

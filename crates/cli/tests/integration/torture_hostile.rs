@@ -98,7 +98,7 @@ fn slow(card: &Card, classic: SocketAddr, step: usize) -> (&'static str, u64, Bo
     let tcp = move |to| async move { tcp_from(from, to).await.unwrap() };
     let tls = move |server: Endpoint| async move { server.tls_from(from).await.unwrap() };
     let lines = || {
-        let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
+        let tls = ClientTls::new(ServerTrust::Learn, Alpn::Direct).unwrap();
         Endpoint { address: classic, tls, ..card.server.clone() }
     };
     let record = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &[3; 500]].concat();

@@ -113,7 +113,7 @@ async fn by_hand(card: &Card, messages: usize) -> (RawClient, Used) {
 /// Sends a few texts on a classic connection and closes it; returns the used keys.
 async fn classic_line(address: SocketAddr, name: &str, psk: &ClassicSecret) -> [[u8; 64]; 2] {
     let tcp = tcp_from([127, 0, 0, 1].into(), address).await.unwrap();
-    let tls = ClientTls::new(ServerTrust::Learn, Alpn::Optional).unwrap();
+    let tls = ClientTls::new(ServerTrust::Learn, Alpn::Direct).unwrap();
     let mut io = BufReader::new(tls.connect("127.0.0.1", tcp).await.unwrap());
     let mut line = Vec::new();
     io.read_until(b'\n', &mut line).await.unwrap();

@@ -93,7 +93,8 @@ impl Client {
         let link = InviteLink::parse(link)?;
         let user = Name::new(user).map_err(|_| ClientError::NotAName(user.to_owned()))?;
         let label = LABEL.to_owned();
-        let new = NewUser { user, label, password: None, require_binding: false };
+        let route = crate::Route::default();
+        let new = NewUser { user, label, password: None, require_binding: false, route };
         enrol::join(home, &name, &link, new).await?;
         Self::open_in(home, profile).await
     }

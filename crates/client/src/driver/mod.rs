@@ -129,7 +129,8 @@ pub(crate) fn start(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let driver = Driver {
         home: home.clone(),
-        connector: Connector::of(&profile, options.address.clone(), options.timing.clone())?,
+        connector: Connector::of(&profile, options.address.clone(), options.timing.clone())?
+            .over(options.route.clone()),
         profile,
         follows: Follows::new(state.receipts()),
         sending: OutboxSender::new(state, options.send),
@@ -272,9 +273,9 @@ impl Driver {
     /// Serves a connection until the connection or the task ends.
     async fn serve(&mut self, opened: ReadySession) -> Result<StopReason, ClientError> {
         session_log::begin(self.connector.address(), &opened);
-        let ReadySession { connection, info, binding, tls } = opened;
+        let ReadySession { connection, info, binding, tls, transport } = opened;
         self.learn(&info);
-        let up = Up { server: (&info).into(), binding, tls };
+        let up = Up { server: (&info).into(), binding, tls, transport };
         self.queue.push_back(Event::Up(Box::new(up.clone())));
         let mut serving = ServedConnection::new(up, connection);
         self.connected = true;
@@ -412,7 +413,8 @@ impl Driver {
             }
             JobResult::Learned(Ok(profile)) => {
                 let (address, timing) = (self.options.address.clone(), self.options.timing.clone());
-                self.connector = Connector::of(&profile, address, timing)?;
+                let route = self.options.route.clone();
+                self.connector = Connector::of(&profile, address, timing)?.over(route);
                 self.profile = *profile;
             }
             // The profile now belongs to another account, whose messages this task must not send.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use twinlock_core::id::{BadName, DeviceId, Name, ServerKey, TlsPin};
+use twinlock_core::invite::DEFAULT_PATH;
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::session::BindingPolicy;
 use zeroize::Zeroizing;
@@ -156,11 +157,23 @@ impl Profile {
         self.content.port
     }
 
-    /// Host and port in the form of `login` and invite links: an IPv6 address is in brackets.
+    /// The path of the server's WebSocket.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.content.path.as_deref().unwrap_or(DEFAULT_PATH)
+    }
+
+    /// Host, port and path in the form of `login` and invite links: an IPv6 address is in brackets,
+    /// and the default path is left out.
     #[must_use]
     pub fn address(&self) -> String {
         let (host, port) = (self.host(), self.port());
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        let path = self.content.path.as_deref().unwrap_or_default();
+        if host.contains(':') {
+            format!("[{host}]:{port}{path}")
+        } else {
+            format!("{host}:{port}{path}")
+        }
     }
 
     /// The key that the server must prove.

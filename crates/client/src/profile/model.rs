@@ -81,6 +81,8 @@ pub struct NewProfile {
     pub host: String,
     /// The server's port, not 0.
     pub port: u16,
+    /// The path of the server's WebSocket.
+    pub path: String,
     /// The key that identifies the server.
     pub server_key: ServerKey,
     /// How the server's TLS certificate is verified.

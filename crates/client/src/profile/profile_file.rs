@@ -11,6 +11,7 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use twinlock_core::id::{DeviceId, Name, ServerKey, TlsPin};
+use twinlock_core::invite::{Address, DEFAULT_PATH};
 use twinlock_core::keys::DeviceSecret;
 use twinlock_core::session::BindingPolicy;
 use zeroize::Zeroizing;
@@ -34,6 +35,9 @@ const HEAD: &str = "\
 pub(super) struct ProfileFile {
     pub(super) host: String,
     pub(super) port: u16,
+    /// Only if it is not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<String>,
     #[serde(with = "text")]
     pub(super) server_key: ServerKey,
     #[serde(with = "text")]
@@ -84,6 +88,7 @@ impl ProfileFile {
         let mut form = Self {
             host: new.host,
             port: new.port,
+            path: Some(new.path).filter(|path| path != DEFAULT_PATH),
             server_key: new.server_key,
             user: new.user,
             binding: new.binding,
@@ -138,6 +143,13 @@ impl ProfileFile {
                 "host is a DNS name or an IP address without brackets",
             ),
             (self.port == 0, "port", "port is 1 to 65535"),
+            (
+                self.path.as_ref().is_some_and(|path| {
+                    Address::new("localhost", 1).and_then(|at| at.with_path(path)).is_err()
+                }),
+                "path",
+                "path is that of a WebSocket, such as /twinlock",
+            ),
             (self.min_version == 0, "min_version", "min_version is at least 1"),
             (i64::try_from(self.created_ms).is_err(), "created_ms", "created_ms is too large"),
             (

@@ -80,7 +80,8 @@ impl Transfers {
                 &profile,
                 connection.address.clone(),
                 connection.timing.clone(),
-            )?,
+            )?
+            .over(connection.route.clone()),
             profile,
             state: state.clone(),
             options: connection,

@@ -206,14 +206,15 @@ impl TransferWorker {
         });
         let opened = opened?;
         session_log::begin(shared.connector.address(), &opened);
-        let ReadySession { connection, info, binding, tls } = opened;
+        let ReadySession { connection, info, binding, tls, transport } = opened;
         let learn = learning(&shared.home, &shared.profile, &info);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = learn() {
                 tracing::warn!(%error, "the facts of READY were not stored");
             }
         });
-        self.tell(TransferEvent::Up(Box::new(Up { server: (&info).into(), binding, tls }))).await;
+        let up = Up { server: (&info).into(), binding, tls, transport };
+        self.tell(TransferEvent::Up(Box::new(up))).await;
         Ok(TransferConnection::new(connection))
     }
 

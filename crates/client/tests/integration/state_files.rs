@@ -23,6 +23,7 @@ fn new_profile() -> NewProfile {
     NewProfile {
         host: "chat.example.org".into(),
         port: 8443,
+        path: "/twinlock".into(),
         server_key: ServerKey([1; 32]),
         tls: TlsTrust::Pins(vec![TlsPin([2; 32])]),
         binding: BindingPolicy::Warn,
@@ -380,7 +381,7 @@ fn profile__debug_shows_no_secret() {
     let profile = Profile::create(&home, &name("p"), new_profile()).unwrap();
     let expected = format!(
         "Profile {{ name: Name(\"p\"), content: ProfileFile {{ host: \"chat.example.org\", port: 8443, \
-         server_key: ServerKey({}), user: Name(\"ada\"), binding: Warn, min_version: 1, \
+         path: None, server_key: ServerKey({}), user: Name(\"ada\"), binding: Warn, min_version: 1, \
          created_ms: 1750000000000, rekey_after: None, device: Device {{ id: DeviceId({}), \
          label: \"laptop\", secret: DeviceSecret(..) }}, tls: Tls {{ trust: Pin, \
          pins: [Pin(TlsPin({}))], \

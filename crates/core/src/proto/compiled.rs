@@ -44,9 +44,12 @@ pub struct ServerInfo {
     /// this user has a password
     #[prost(bool, tag = "10")]
     pub password: bool,
-    /// HOST:PORT for invite links as configured; otherwise empty
+    /// HOST:PORT\[/PATH\] for invite links as configured; otherwise empty
     #[prost(string, tag = "11")]
     pub public_address: ::prost::alloc::string::String,
+    /// of this connection, as the server sees it
+    #[prost(enumeration = "Transport", tag = "12")]
+    pub transport: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InviteInfo {
@@ -878,6 +881,45 @@ pub struct Device {
     pub current: bool,
     #[prost(bool, tag = "6")]
     pub online: bool,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Transport {
+    /// an older server
+    Unknown = 0,
+    /// TLS reaches the server
+    Tls = 1,
+    /// the same, with HTTP in it
+    Websocket = 2,
+    /// TLS ends in front of the server
+    Plain = 3,
+    PlainWebsocket = 4,
+}
+impl Transport {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "TRANSPORT_UNKNOWN",
+            Self::Tls => "TLS",
+            Self::Websocket => "WEBSOCKET",
+            Self::Plain => "PLAIN",
+            Self::PlainWebsocket => "PLAIN_WEBSOCKET",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TRANSPORT_UNKNOWN" => Some(Self::Unknown),
+            "TLS" => Some(Self::Tls),
+            "WEBSOCKET" => Some(Self::Websocket),
+            "PLAIN" => Some(Self::Plain),
+            "PLAIN_WEBSOCKET" => Some(Self::PlainWebsocket),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

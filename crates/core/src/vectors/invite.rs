@@ -15,6 +15,7 @@ pub(super) fn run(file: &Value) -> Counts {
             (Ok(link), "accepted") => {
                 assert_eq!(link.address.host(), expected.text("host"), "{name}");
                 assert_eq!(u64::from(link.address.port()), expected.num("port"), "{name}");
+                assert_eq!(link.address.path(), expected.text("path"), "{name}");
                 let flags = u64::from(link.tls_pin.is_some()) | u64::from(link.proxy) << 1;
                 assert_eq!(flags, expected.num("flags"), "{name}");
                 assert_eq!(link.id, InviteId(expected.bytes("id")), "{name}");

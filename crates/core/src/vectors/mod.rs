@@ -47,7 +47,7 @@ claims! {
     rekey_json: "rekey.json" => rekey::run, [("sealed", 20), ("events", 18), ("refused", 7)];
     chain_json: "chain.json" => chain::run, [("entries", 10), ("verifies", 3), ("broken", 9)];
     invite_json: "invite.json" => invite::run,
-        [("accepted", 6), ("refused", 18), ("fingerprints", 3), ("words", 2048)];
+        [("accepted", 8), ("refused", 26), ("fingerprints", 3), ("words", 2048)];
     classic_json: "classic.json" => classic::run,
         [("lines", 7), ("lines refused", 19), ("origin messages", 5), ("origin refused", 9)];
 

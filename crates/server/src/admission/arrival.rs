@@ -19,6 +19,16 @@ const MAJORITY: Duration = Duration::from_secs(60 * 60);
 const TLS_DEADLINE: LimitName = "time for TLS";
 const PROXY_DEADLINE: LimitName = "time for a PROXY header";
 
+/// A connection whose source is known, with its slot still held.
+pub(super) struct LocatedConnection {
+    pub(super) socket: TcpStream,
+    /// The client's address, from a PROXY header if there is one.
+    pub(super) peer: SocketAddr,
+    /// The source whose limits apply; `None` if clients cannot be distinguished.
+    pub(super) source: Option<SourcePrefix>,
+    pub(super) permit: Permit,
+}
+
 /// A connection that has completed TLS, with its slot still held.
 pub(crate) struct SecuredConnection {
     pub(crate) stream: TlsStream<TcpStream>,
@@ -39,8 +49,14 @@ impl Admission {
         kind: ListenerKind,
         peer: SocketAddr,
     ) -> Option<(Permit, Eviction)> {
-        let source = self.direct_source(peer);
-        if let Some(source) = source.filter(|_| self.env.config.proxies.is_empty()) {
+        if kind == ListenerKind::Plain && !self.may_use_plain(peer) {
+            if let Some(left_out) = self.env.throttle.pass("plain port", Instant::now()) {
+                tracing::warn!(%peer, left_out, "a peer that is no listed proxy used the plain port");
+            }
+            return None;
+        }
+        let source = self.direct_source(kind, peer);
+        if let Some(source) = source.filter(|_| !self.env.config.knows_clients()) {
             self.warn_of_a_majority(source);
         }
         let entered =
@@ -63,28 +79,13 @@ impl Admission {
     pub(crate) async fn secure(
         &self,
         kind: ListenerKind,
-        mut socket: TcpStream,
+        socket: TcpStream,
         peer: SocketAddr,
         permit: Permit,
     ) -> Option<SecuredConnection> {
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "no TCP_NODELAY");
-        }
-        let (source, peer) = match self.source(&mut socket, peer).await {
-            Ok(source) => source,
-            Err(error) => {
-                self.log_no_source(peer, &error);
-                return None;
-            }
-        };
-        // Without a source (behind a proxy that names none) only the total limit applies.
-        if let Some(source) = source
-            && let Err(limit) = permit.comes_from(source)
-        {
-            self.env.throttle.closed_by(limit, peer);
-            return None;
-        }
-        let accepted = self.port(kind).tls.accept(socket);
+        let located = self.locate(kind, socket, peer, permit).await?;
+        let LocatedConnection { socket, peer, source, permit } = located;
+        let accepted = self.port(kind).tls.as_ref()?.accept(socket);
         match timeout(self.env.config.limits.tls_deadline, accepted).await {
             Ok(Ok(stream)) => Some(SecuredConnection { stream, peer, source, permit }),
             Ok(Err(error)) => {
@@ -98,10 +99,50 @@ impl Admission {
         }
     }
 
+    /// Determines the source of a connection, and counts the slot for it.
+    pub(super) async fn locate(
+        &self,
+        kind: ListenerKind,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+    ) -> Option<LocatedConnection> {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "no TCP_NODELAY");
+        }
+        let (source, peer) = match self.source(kind, &mut socket, peer).await {
+            Ok(source) => source,
+            Err(error) => {
+                self.log_no_source(peer, &error);
+                return None;
+            }
+        };
+        self.count_for(&permit, source, peer)?;
+        Some(LocatedConnection { socket, peer, source, permit })
+    }
+
+    /// Counts a slot for a source. Without one (behind a proxy that names none) only the total
+    /// limit applies.
+    pub(super) fn count_for(
+        &self,
+        permit: &Permit,
+        source: Option<SourcePrefix>,
+        peer: SocketAddr,
+    ) -> Option<()> {
+        if let Some(source) = source
+            && let Err(limit) = permit.comes_from(source)
+        {
+            self.env.throttle.closed_by(limit, peer);
+            return None;
+        }
+        Some(())
+    }
+
     /// The source whose limits apply, `None` if clients cannot be distinguished; and the client's
     /// address for the log.
     async fn source(
         &self,
+        kind: ListenerKind,
         socket: &mut TcpStream,
         peer: SocketAddr,
     ) -> Result<(Option<SourcePrefix>, SocketAddr), proxy::ProxyError> {
@@ -113,7 +154,7 @@ impl Admission {
                 client.unwrap_or(peer),
             ));
         }
-        Ok((self.direct_source(peer), peer))
+        Ok((self.direct_source(kind, peer), peer))
     }
 
     /// Logs why the source is unknown.
@@ -134,9 +175,24 @@ impl Admission {
         self.env.config.proxies.contains(&peer.ip().to_canonical())
     }
 
+    /// Whether the peer is an HTTP proxy that names its clients.
+    pub(super) fn is_http_proxy(&self, peer: SocketAddr) -> bool {
+        let forwards = self.env.config.forwarded_from.contains(&peer.ip().to_canonical());
+        forwards && !self.sends_proxy_header(peer)
+    }
+
+    /// Whether a peer may use the plain port: TLS must end on this machine or at a listed proxy.
+    fn may_use_plain(&self, peer: SocketAddr) -> bool {
+        let local = self.port(ListenerKind::Plain).address.is_some_and(|a| a.ip().is_loopback());
+        local || self.sends_proxy_header(peer) || self.is_http_proxy(peer)
+    }
+
     /// The source of a connection, if its peer's address is the client's.
-    fn direct_source(&self, peer: SocketAddr) -> Option<SourcePrefix> {
-        let hidden = self.env.config.behind_proxy || self.sends_proxy_header(peer);
+    fn direct_source(&self, kind: ListenerKind, peer: SocketAddr) -> Option<SourcePrefix> {
+        let hidden = self.env.config.behind_proxy
+            || kind == ListenerKind::Plain
+            || self.sends_proxy_header(peer)
+            || self.is_http_proxy(peer);
         (!hidden).then(|| SourcePrefix::of(peer.ip()))
     }
 
@@ -149,7 +205,7 @@ impl Admission {
             tracing::warn!(
                 address = %source,
                 "{count} of the last {of} connections came from one address, whose limits they share; \
-                 if a proxy is there, have it send a PROXY header (version 2) and name it with --proxy"
+                 if a proxy is there, name it with --proxy and have it send a PROXY header, or with --forwarded-from"
             );
         }
     }

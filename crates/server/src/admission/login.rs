@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 use twinlock_core::frame::ErrorCode;
 use twinlock_core::handshake::{AwaitProof, Established, HelloFault};
 use twinlock_core::id::{CredentialId, DeviceId, Name};
@@ -14,6 +12,7 @@ use twinlock_transport::OsEntropy;
 use twinlock_transport::login::{Acceptor, LoginError, parse_hello};
 
 use super::Admission;
+use super::transport::SessionIo;
 use crate::limits::SourcePrefix;
 use crate::limits::connection_limiter::{LimitName, Permit, Rank};
 use crate::limits::guess::{CountedLogin, Guess, Wait};
@@ -67,7 +66,7 @@ impl From<StoreError> for LoginRefusal {
 pub(crate) async fn log_in(
     admission: &Admission,
     record: &Record,
-    acceptor: &mut Acceptor<TlsStream<TcpStream>>,
+    acceptor: &mut Acceptor<SessionIo>,
     source: Option<SourcePrefix>,
     permit: &Permit,
 ) -> Result<CheckedLogin, LoginRefusal> {
@@ -159,7 +158,7 @@ async fn is_known(
 /// Whether many users share this address. With PROXY headers configured, addresses are the clients'
 /// own.
 fn hides_many(admission: &Admission, source: SourcePrefix) -> bool {
-    admission.env.config.proxies.is_empty() && admission.guesses.crowd.hides_many(source)
+    !admission.env.config.knows_clients() && admission.guesses.crowd.hides_many(source)
 }
 
 /// Records the source of a successful login.

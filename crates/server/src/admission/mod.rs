@@ -1,13 +1,15 @@
 //! Admission of connections and logins: connection slots, TLS, the handshake and its limits.
 //!
 //! This module has everything that happens to a connection before it is authenticated (sections 4
-//! and 9): [`arrival`] takes its slot and performs TLS, [`login`] runs the handshake. What follows
+//! and 9): [`arrival`] takes its slot and performs TLS, [`transport`] finds out whether WebSocket
+//! follows, [`login`] runs the handshake. What follows
 //! belongs to `session` and `classic`; the counters are in [`crate::limits`].
 //!
 //! Classic keys (section 11) are derived here too: their root comes from the server's setup.
 
 pub(crate) mod arrival;
 pub(crate) mod login;
+pub(crate) mod transport;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,9 +21,11 @@ use tokio::sync::Semaphore;
 use twinlock_core::id::Name;
 use twinlock_core::keys;
 use twinlock_core::opaque::ServerSetup;
+use twinlock_core::proto;
 use twinlock_core::session::BindingPolicy;
 use twinlock_store::StoredClassicKey;
 use twinlock_transport::tls::{ServerTls, TlsFault};
+use twinlock_transport::websocket::serve::Site;
 
 use crate::convert::copy;
 use crate::env::Env;
@@ -30,6 +34,7 @@ use crate::limits::census::Census;
 use crate::limits::connection_limiter::ConnectionLimiter;
 use crate::limits::devices::DeviceLogins;
 use crate::limits::guess::Guesses;
+use transport::is_plain;
 
 /// Age from which on an unauthenticated connection can be evicted when all slots of the sessions'
 /// listener are taken (section 9). Longer than a login takes on a server that is not flooded.
@@ -47,6 +52,8 @@ pub(crate) enum ListenerKind {
     Classic,
     /// Connections of the origin bridge.
     Origin,
+    /// Connections with a session, without TLS.
+    Plain,
 }
 
 /// One listener: its address, connection slots and TLS configuration.
@@ -54,7 +61,8 @@ pub(crate) struct ListenerPort {
     /// The listening address, if the listener is enabled.
     pub(crate) address: Option<SocketAddr>,
     limiter: ConnectionLimiter,
-    tls: ServerTls,
+    /// `None` if TLS ends in front of it.
+    tls: Option<ServerTls>,
 }
 
 /// State of the admission, shared by all listeners.
@@ -64,7 +72,11 @@ pub(crate) struct Admission {
     classic_root: keys::ClassicRoot,
     /// The runtime of TLS and logins.
     pub(crate) handshake_runtime: HandshakeHandle,
-    ports: [ListenerPort; 3],
+    ports: [ListenerPort; 4],
+    /// The TLS of the sessions' listener. All listeners share its certificate.
+    tls: ServerTls,
+    /// What the listeners of sessions show over HTTP.
+    site: Arc<Site>,
     pub(crate) guesses: Guesses,
     devices: DeviceLogins,
     census: Census,
@@ -86,7 +98,7 @@ impl Admission {
         setup: ServerSetup,
         tls: ServerTls,
         handshake_runtime: HandshakeHandle,
-        addresses: [Option<SocketAddr>; 3],
+        addresses: [Option<SocketAddr>; 4],
     ) -> Result<Self, TlsFault> {
         let limits = &env.config.limits;
         let classic = &env.config.classic;
@@ -104,12 +116,15 @@ impl Admission {
                 Duration::ZERO,
             )
         };
-        let plain = tls.without_alpn()?;
-        let [sessions, lines, origin] = addresses;
+        let classic_tls = tls.without_alpn()?;
+        let [sessions, lines, origin, plain] = addresses;
+        let port = |address, limiter, tls| ListenerPort { address, limiter, tls };
         let ports = [
-            ListenerPort { address: sessions, limiter: session_limiter, tls },
-            ListenerPort { address: lines, limiter: classic_limiter(), tls: plain.clone() },
-            ListenerPort { address: origin, limiter: classic_limiter(), tls: plain },
+            port(sessions, session_limiter.clone(), Some(tls.clone())),
+            port(lines, classic_limiter(), Some(classic_tls.clone())),
+            port(origin, classic_limiter(), Some(classic_tls)),
+            // Both listeners of sessions have the same slots.
+            port(plain, session_limiter, None),
         ];
         Ok(Self {
             classic_root: setup.classic_root(),
@@ -122,6 +137,8 @@ impl Admission {
             handshakes: Semaphore::new(limits.handshakes.clamp(1, Semaphore::MAX_PERMITS)),
             tarpit: Semaphore::new(classic.tarpit_slots.max(1)),
             classic_connections: AtomicUsize::new(0),
+            site: Arc::new(env.config.site()),
+            tls,
             env,
         })
     }
@@ -132,31 +149,37 @@ impl Admission {
     }
 
     pub(crate) fn port(&self, kind: ListenerKind) -> &ListenerPort {
-        let [sessions, classic, origin] = &self.ports;
+        let [sessions, classic, origin, plain] = &self.ports;
         match kind {
             ListenerKind::Sessions => sessions,
             ListenerKind::Classic => classic,
             ListenerKind::Origin => origin,
+            ListenerKind::Plain => plain,
         }
     }
 
-    /// The TLS configuration of the sessions' listener. All listeners share its certificate.
+    /// The TLS configuration of the sessions' listener.
     pub(crate) fn tls(&self) -> &ServerTls {
-        &self.port(ListenerKind::Sessions).tls
+        &self.tls
     }
 
-    pub(crate) fn binding(&self) -> BindingPolicy {
+    /// The policy for a session. Where TLS ends in front of the server, only `require` has an
+    /// effect: it refuses the session.
+    pub(crate) fn binding(&self, transport: proto::Transport) -> BindingPolicy {
         let config = &self.env.config;
-        if config.behind_proxy { BindingPolicy::Off } else { config.binding }
+        match config.binding {
+            BindingPolicy::Warn if is_plain(transport) => BindingPolicy::Off,
+            policy => policy,
+        }
     }
 
     /// The TLS pins for READY, which clients accept from now on (section 1). Empty behind a proxy,
     /// which presents its own certificate, and for a certificate from a CA, whose successor may
     /// have another key.
-    pub(crate) fn tls_pins(&self) -> Vec<Bytes> {
+    pub(crate) fn tls_pins(&self, transport: proto::Transport) -> Vec<Bytes> {
         let tls = self.tls();
-        let pinned = !self.env.config.behind_proxy && tls.is_self_issued();
-        if pinned { vec![copy(&tls.spki_pin().0)] } else { Vec::new() }
+        let proxied = self.env.config.behind_proxy || is_plain(transport);
+        if !proxied && tls.is_self_issued() { vec![copy(&tls.spki_pin().0)] } else { Vec::new() }
     }
 
     /// Derives the classic key of a row. Without a row, derives an unused key with the same work.

@@ -104,11 +104,8 @@ pub(super) async fn accept<F: Future<Output = ()> + Send + 'static>(
 pub(super) fn public_address(config: &Config, listening: SocketAddr) -> Address {
     if let Some(public) = &config.public {
         // A host that is valid in one address is valid with another port.
-        let with_port = Address::new(public.host(), listening.port());
-        return with_port
-            .ok()
-            .filter(|_| config.public_port_follows)
-            .unwrap_or_else(|| public.clone());
+        let moved = public.moved(public.host(), listening.port());
+        return moved.ok().filter(|_| config.public_port_follows).unwrap_or_else(|| public.clone());
     }
     let ip = listening.ip();
     let host = match listening {
@@ -117,10 +114,12 @@ pub(super) fn public_address(config: &Config, listening: SocketAddr) -> Address 
         SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{ip}%{}", v6.scope_id()),
         _ => ip.to_string(),
     };
-    Address::new(&host, listening.port()).unwrap_or_else(|_| unreachable_address())
+    let address = Address::new(&host, listening.port());
+    let address = address.and_then(|address| address.with_path(&config.websocket_path));
+    address.unwrap_or_else(|_| unreachable_address())
 }
 
-/// Not reached: an IP address and the port of a bound socket always form an address.
+/// Not reached: an IP address, the port of a bound socket and a checked path always form an address.
 fn unreachable_address() -> Address {
     #[allow(clippy::expect_used)]
     Address::new("localhost", 8443).expect("a constant")

@@ -35,6 +35,9 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        if Address::new("localhost", 1).and_then(|a| a.with_path(&config.websocket_path)).is_err() {
+            return Err(StartError::WebsocketPath(config.websocket_path));
+        }
         let data = private::data_directory(&config.data)?;
         config.data.clone_from(&data);
         // Taken before the directory is inspected: another process may be creating it.
@@ -70,9 +73,12 @@ impl Server {
         let sessions = BoundSocket::bind("--port", config.listen)?;
         let lines = BoundSocket::bind_if("--classic-port", config.classic.lines)?;
         let origin = BoundSocket::bind_if("--origin-port", config.classic.origin)?;
+        let plain = BoundSocket::bind_if("--plain-port", config.plain)?;
         let address = sessions.address();
         let public = public_address(&config, address);
-        let addresses = [Some(address), address_of(lines.as_ref()), address_of(origin.as_ref())];
+        let [lines_at, origin_at, plain_at] =
+            [&lines, &origin, &plain].map(|s| address_of(s.as_ref()));
+        let addresses = [Some(address), lines_at, origin_at, plain_at];
         let env = Arc::new(Env::new(config));
         let record = Record::open(&env.config, store.clone(), env.runtime.clone())?;
         let tls = ServerTls::new(identity.certificate())?;
@@ -99,12 +105,19 @@ impl Server {
         let sessions = sessions.listen()?;
         let lines = lines.map(BoundSocket::listen).transpose()?;
         let origin = origin.map(BoundSocket::listen).transpose()?;
+        let plain = plain.map(BoundSocket::listen).transpose()?;
         let identity = Arc::new(Mutex::new(identity));
         let sweep = whole && start == StartKind::Later;
         let upkeep = upkeep::spawn(&services, &identity, &heads, sweep);
         let mut accepting = JoinSet::new();
         let runs = &admission.handshake_runtime;
         runs.spawn(&mut accepting, accept(services.clone(), sessions, session::serve));
+        if let Some(listener) = plain {
+            let address = admission.port(ListenerKind::Plain).address;
+            let address = address.map(tracing::field::display);
+            tracing::info!(target: FILE_ONLY, address, "listening without TLS");
+            runs.spawn(&mut accepting, accept(services.clone(), listener, session::serve_plain));
+        }
         if let Some(listener) = lines {
             let address = admission.port(ListenerKind::Classic).address;
             let address = address.map(tracing::field::display);

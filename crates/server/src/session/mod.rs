@@ -16,7 +16,6 @@ use std::time::Duration;
 use prost::Message as _;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::CredentialId;
 use twinlock_core::limits::{MAX_TEXT, VERSION};
@@ -24,17 +23,16 @@ use twinlock_core::proto;
 use twinlock_core::session::{BindingPolicy, SessionConfig};
 use twinlock_store::{Holder, LoginMethod, LookedUp};
 use twinlock_transport::login::{Acceptor, LoginError};
-use twinlock_transport::tls;
 
-use crate::admission::arrival::SecuredConnection;
 use crate::admission::login::{CheckedLogin, LoginRefusal, log_in, note_source};
+use crate::admission::transport::{LOGIN_DEADLINE, OpenedConnection, SessionIo};
 
 use crate::admission::{Admission, ListenerKind};
 use crate::bus::Owner;
 use crate::convert::{self, copy};
 use crate::env::Env;
 use crate::limits::SourcePrefix;
-use crate::limits::connection_limiter::{Eviction, LimitName, Permit};
+use crate::limits::connection_limiter::{Eviction, Permit};
 use crate::limits::throttle::log_fault;
 use crate::services::Services;
 
@@ -42,10 +40,6 @@ use serve_loop::SessionLoop;
 
 /// Timeout for a peer that answers nothing, not even TCP keep-alive probes.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Name of a limit that has no setting, for the log.
-const LOGIN_DEADLINE: LimitName = "time for HELLO or PROOF";
-
-type TlsSocket = TlsStream<TcpStream>;
 
 /// Serves one connection to its end.
 pub(crate) fn serve(
@@ -53,12 +47,30 @@ pub(crate) fn serve(
     socket: TcpStream,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + Send {
-    let slot = services.admission.take_slot(ListenerKind::Sessions, peer);
+    serve_on(ListenerKind::Sessions, services, socket, peer)
+}
+
+/// Serves one connection of the plain port to its end.
+pub(crate) fn serve_plain(
+    services: Services,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    serve_on(ListenerKind::Plain, services, socket, peer)
+}
+
+fn serve_on(
+    kind: ListenerKind,
+    services: Services,
+    socket: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + Send {
+    let slot = services.admission.take_slot(kind, peer);
     async move {
         let Some(slot) = slot else { return };
         // Boxed, so that an established session keeps no memory for its login.
         let session = tokio::select! {
-            session = Box::pin(admit(&services, socket, peer, slot)) => session,
+            session = Box::pin(admit(kind, &services, socket, peer, slot)) => session,
             () = services.env.stopping() => None,
         };
         drop(services);
@@ -70,15 +82,16 @@ pub(crate) fn serve(
 
 /// Does everything up to the session. `None`: refused; the client was answered and the log written.
 async fn admit(
+    kind: ListenerKind,
     services: &Services,
     socket: TcpStream,
     peer: SocketAddr,
     // Held until the login is complete.
     (permit, mut eviction): (Permit, Eviction),
-) -> Option<Box<SessionLoop<TlsSocket>>> {
+) -> Option<Box<SessionLoop<SessionIo>>> {
     let runtime = &services.admission.handshake_runtime;
     let arrived = tokio::select! {
-        arrived = runtime.run(arrive(services.clone(), socket, peer, permit)) => arrived??,
+        arrived = runtime.run(arrive(kind, services.clone(), socket, peer, permit)) => arrived??,
         limit = eviction.wait() => {
             services.env.throttle.closed_by(limit, peer);
             return None;
@@ -89,16 +102,18 @@ async fn admit(
 
 /// A completed login, with its slot still held.
 struct Arrived {
-    acceptor: Acceptor<TlsSocket>,
+    acceptor: Acceptor<SessionIo>,
     login: CheckedLogin,
     exporter: Option<[u8; 32]>,
+    transport: proto::Transport,
     peer: SocketAddr,
     source: Option<SourcePrefix>,
     _permit: Permit,
 }
 
-/// TLS and the handshake. Runs on the handshake runtime.
+/// The transport and the handshake. Runs on the handshake runtime.
 async fn arrive(
+    kind: ListenerKind,
     services: Services,
     socket: TcpStream,
     peer: SocketAddr,
@@ -108,12 +123,13 @@ async fn arrive(
     if let Err(error) = keep_alive(&socket) {
         tracing::debug!(%peer, %error, "no TCP keep-alive");
     }
-    let secured = admission.secure(ListenerKind::Sessions, socket, peer, permit).await?;
-    let SecuredConnection { stream, peer, source, permit } = secured;
-    let exporter = tls::channel_binding(stream.get_ref().1).ok();
-    let mut acceptor = Acceptor::new(stream);
+    let opened = admission.open(kind, socket, peer, permit).await?;
+    let OpenedConnection { stream, exporter, transport, hello_by, peer, source, permit } = opened;
+    let mut acceptor = Acceptor::with_deadline(stream, hello_by);
     match log_in(&admission, &record, &mut acceptor, source, &permit).await {
-        Ok(login) => Some(Arrived { acceptor, login, exporter, peer, source, _permit: permit }),
+        Ok(login) => {
+            Some(Arrived { acceptor, login, exporter, transport, peer, source, _permit: permit })
+        }
         Err(LoginRefusal::Limit(limit, code)) => {
             env.throttle.closed_by(limit, peer);
             acceptor.refuse(code).await;
@@ -156,8 +172,8 @@ fn keep_alive(socket: &TcpStream) -> io::Result<()> {
 /// Registers the session of a completed login.
 async fn enter(
     services: &Services,
-    Arrived { acceptor, login, exporter, peer, source, _permit }: Arrived,
-) -> Option<Box<SessionLoop<TlsSocket>>> {
+    Arrived { acceptor, login, exporter, transport, peer, source, _permit }: Arrived,
+) -> Option<Box<SessionLoop<SessionIo>>> {
     let Services { env, admission, record, bus } = services;
     let CheckedLogin { established, credential } = login;
     let sid = established.session_id();
@@ -180,10 +196,11 @@ async fn enter(
             (credential.holder, Some(CloseCode::Internal))
         }
     };
+    let binding = admission.binding(transport);
     let config = SessionConfig {
-        binding: admission.binding(),
-        exporter: exporter.filter(|_| admission.binding() != BindingPolicy::Off),
-        info: server_info(env, admission, &holder).encode_to_vec(),
+        binding,
+        exporter: exporter.filter(|_| binding != BindingPolicy::Off),
+        info: server_info(env, admission, &holder, transport).encode_to_vec(),
         max_version: VERSION,
         timing: env.config.timing.clone(),
     };
@@ -218,11 +235,17 @@ async fn enter(
     SessionLoop::new(services.clone(), handle, connection, holder, source, peer)
 }
 
-fn server_info(env: &Env, admission: &Admission, holder: &Holder) -> proto::ServerInfo {
+fn server_info(
+    env: &Env,
+    admission: &Admission,
+    holder: &Holder,
+    transport: proto::Transport,
+) -> proto::ServerInfo {
     let mut info = proto::ServerInfo {
         software: concat!("twinlock ", env!("CARGO_PKG_VERSION")).to_owned(),
         time_ms: env.now_ms(),
-        tls_pins: admission.tls_pins(),
+        tls_pins: admission.tls_pins(transport),
+        transport: transport.into(),
         max_text: MAX_TEXT as u32,
         max_in_flight: u32::try_from(env.config.limits.in_flight).unwrap_or(u32::MAX),
         ..proto::ServerInfo::default()
@@ -261,7 +284,7 @@ mod tests {
     #[test]
     fn session__task_and_state_sizes_are_bounded() {
         let task = size(serve);
-        let session = size_of::<SessionLoop<TlsSocket>>();
+        let session = size_of::<SessionLoop<SessionIo>>();
         assert!(task <= 1024 && session <= 3072, "{task} and {session} bytes");
     }
 }

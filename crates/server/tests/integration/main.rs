@@ -35,3 +35,4 @@ mod registering;
 mod slots;
 mod talking;
 mod torture_timing;
+mod transports;

@@ -1,7 +1,7 @@
 //! The client's end of TLS.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -17,14 +17,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use twinlock_core::id::TlsPin;
 
+use super::facts::issuer_of;
 use super::fault::WrongPin;
-use super::{ALPN, TlsFault, VERSIONS, pin_of, provider};
+use super::{ALPN, ALPN_HTTP, TlsFault, VERSIONS, pin_of, provider};
 
 /// Which server a client trusts.
 #[derive(Debug, Clone)]
 pub enum ServerTrust {
-    /// The owner of one of these keys. Name, issuer and expiry are not checked: the key is the
-    /// identity. An empty list trusts no server.
+    /// The owner of one of these keys, whose name, issuer and expiry are not checked: the key is
+    /// the identity. Else an end with a certificate for the name from an authority that this system
+    /// trusts: TLS ends there, in front of the server ([`ClientTls::is_pinned`]).
     Pins(Vec<TlsPin>),
     /// Any owner of the certificate that it shows. Only for a first login by password: there the
     /// session's handshake authenticates the server and names the pins to keep.
@@ -36,13 +38,26 @@ pub enum ServerTrust {
     },
 }
 
-/// Whether the peer must agree on `twinlock/1`.
+/// The protocols that a client offers. A peer that selects none is accepted: it may be a proxy that
+/// knows no protocol names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
-    /// The peer is the server.
-    Required,
-    /// A proxy terminates TLS and may know no protocol names. Ours is still offered.
-    Optional,
+    /// `twinlock/1`, else `http/1.1`.
+    Any,
+    /// Only `twinlock/1`.
+    Direct,
+    /// Only `http/1.1`, for WebSocket.
+    Http,
+}
+
+impl Alpn {
+    fn names(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Any => vec![ALPN.to_vec(), ALPN_HTTP.to_vec()],
+            Self::Direct => vec![ALPN.to_vec()],
+            Self::Http => vec![ALPN_HTTP.to_vec()],
+        }
+    }
 }
 
 /// Creates TLS connections under one profile's trust. Cheap to clone.
@@ -51,14 +66,17 @@ pub struct ClientTls {
     connector: TlsConnector,
     alpn: Alpn,
     name_matters: bool,
+    /// `None`: the trust has no pins.
+    pins: Option<Arc<[TlsPin]>>,
 }
 
 impl std::fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { connector: _, alpn, name_matters } = self;
+        let Self { connector: _, alpn, name_matters, pins } = self;
         f.debug_struct("ClientTls")
             .field("alpn", alpn)
             .field("name_matters", name_matters)
+            .field("pins", pins)
             .finish_non_exhaustive()
     }
 }
@@ -71,33 +89,45 @@ impl ClientTls {
     /// [`TlsFault::Roots`] if an extra root cannot be read or there are no roots.
     pub fn new(trust: ServerTrust, alpn: Alpn) -> Result<Self, TlsFault> {
         let name_matters = matches!(trust, ServerTrust::Ca { .. });
+        let pins: Option<Arc<[TlsPin]>> = match &trust {
+            ServerTrust::Pins(pins) => Some(pins.as_slice().into()),
+            ServerTrust::Learn | ServerTrust::Ca { .. } => None,
+        };
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
-            ServerTrust::Pins(pins) => Arc::new(PinVerifier {
-                pins: Some(pins),
+            ServerTrust::Pins(_) | ServerTrust::Learn => Arc::new(PinVerifier {
+                pins: pins.clone(),
+                by_authority: OnceLock::new(),
                 algorithms: provider().signature_verification_algorithms,
             }),
-            ServerTrust::Learn => Arc::new(PinVerifier {
-                pins: None,
-                algorithms: provider().signature_verification_algorithms,
-            }),
-            ServerTrust::Ca { extra_roots } => {
-                let roots = Arc::new(roots(extra_roots)?);
-                WebPkiServerVerifier::builder_with_provider(roots, provider())
-                    .build()
-                    .map_err(|_| TlsFault::Roots("the root certificates cannot be used"))?
-            }
+            ServerTrust::Ca { extra_roots } => by_authority(extra_roots)?,
         };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = alpn.names();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.cert_compressors = Vec::new();
         config.cert_decompressors = Vec::new();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), alpn, name_matters })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), alpn, name_matters, pins })
+    }
+
+    /// The same with another offer.
+    #[must_use]
+    pub fn offering(&self, alpn: Alpn) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = alpn.names();
+        let connector = TlsConnector::from(Arc::new(config));
+        Self { connector, alpn, name_matters: self.name_matters, pins: self.pins.clone() }
+    }
+
+    /// Whether the key that the peer showed is pinned; `None` if the trust has no pins. A peer that
+    /// was accepted without is the end of TLS in front of the server.
+    #[must_use]
+    pub fn is_pinned(&self, peer_pin: Option<TlsPin>) -> Option<bool> {
+        self.pins.as_ref().map(|pins| peer_pin.is_some_and(|pin| pins.contains(&pin)))
     }
 
     /// Performs the handshake with the server `host`, a DNS name or an IP address without brackets.
@@ -118,14 +148,18 @@ impl ClientTls {
             Err(_) if !self.name_matters => IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
             Err(_) => return Err(TlsFault::Name),
         };
-        let stream = self.connector.connect(name, io).await?;
-        // rustls has refused any answer but ours; what remains is the lack of an answer.
-        match stream.get_ref().1.alpn_protocol() {
-            Some(ALPN) => Ok(stream),
-            None if self.alpn == Alpn::Optional => Ok(stream),
-            _ => Err(TlsFault::Alpn),
-        }
+        // rustls refuses an answer that was not offered.
+        Ok(self.connector.connect(name, io).await?)
     }
+}
+
+fn by_authority(
+    extra_roots: Vec<CertificateDer<'static>>,
+) -> Result<Arc<WebPkiServerVerifier>, TlsFault> {
+    let roots = Arc::new(roots(extra_roots)?);
+    WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|_| TlsFault::Roots("the root certificates cannot be used"))
 }
 
 fn roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsFault> {
@@ -145,14 +179,16 @@ fn roots(extra: Vec<CertificateDer<'static>>) -> Result<RootCertStore, TlsFault>
     Ok(roots)
 }
 
-/// Checks the pin instead of name and chain.
+/// Checks the pin instead of name and chain; if the key is not pinned, name and chain.
 ///
 /// Verifies the handshake signature as usual, because the certificate is public and any server
 /// could show it.
 #[derive(Debug)]
 struct PinVerifier {
     /// `None`: accepts any key, to learn it.
-    pins: Option<Vec<TlsPin>>,
+    pins: Option<Arc<[TlsPin]>>,
+    /// Read at the first key that is not pinned; `None` if this system has no usable roots.
+    by_authority: OnceLock<Option<Arc<WebPkiServerVerifier>>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -160,18 +196,27 @@ impl ServerCertVerifier for PinVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let got = pin_of(&ParsedCertificate::try_from(end_entity)?.subject_public_key_info());
-        match &self.pins {
-            Some(pins) if !pins.contains(&got) => {
-                let wrong = WrongPin { got, expected: pins.clone() };
+        let Some(pins) = self.pins.as_ref().filter(|pins| !pins.contains(&got)) else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let authorities = self.by_authority.get_or_init(|| by_authority(Vec::new()).ok());
+        let verified = authorities.as_ref().map(|authorities| {
+            let (certificate, chain) = (end_entity, intermediates);
+            authorities.verify_server_cert(certificate, chain, server_name, ocsp_response, now)
+        });
+        match verified {
+            Some(Ok(verified)) => Ok(verified),
+            _ => {
+                let issuer = issuer_of(end_entity).unwrap_or_default();
+                let wrong = WrongPin { got, expected: pins.to_vec(), issuer };
                 Err(CertificateError::Other(OtherError(Arc::new(wrong))).into())
             }
-            _ => Ok(ServerCertVerified::assertion()),
         }
     }
 

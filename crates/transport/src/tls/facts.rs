@@ -1,15 +1,21 @@
 //! The parameters that TLS negotiated, for `status`.
 
+use rustls::pki_types::CertificateDer;
 use rustls::{CommonState, ProtocolVersion};
 use twinlock_core::id::TlsPin;
+use twinlock_core::text::Untrusted;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::spki_pin;
+
+/// Maximum length of an issuer's name in characters.
+const MAX_ISSUER: usize = 80;
 
 /// The parameters of a TLS connection.
 ///
 /// The names are those of the IANA registries, except for the version. `None` before the handshake
-/// is complete.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// is complete, and without TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsFacts {
     /// `TLS 1.3`.
     pub version: Option<String>,
@@ -19,6 +25,8 @@ pub struct TlsFacts {
     pub suite: Option<String>,
     /// The pin of the peer's certificate; `None` on the server, because clients show none.
     pub peer_pin: Option<TlsPin>,
+    /// Who issued the peer's certificate, as it says, without control characters.
+    pub issuer: Option<String>,
     /// The application protocol; `None` if a proxy terminates TLS and negotiates none.
     pub alpn: Option<String>,
 }
@@ -40,7 +48,22 @@ impl TlsFacts {
                 .peer_certificates()
                 .and_then(|chain| chain.first())
                 .and_then(|first| spki_pin(first).ok()),
+            issuer: connection
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .and_then(issuer_of),
             alpn: connection.alpn_protocol().map(name),
         }
     }
+}
+
+/// Who issued a certificate, as it says: its common name, else its organization, else all of it.
+/// One line without control characters, because the peer wrote it.
+pub(super) fn issuer_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, x509) = X509Certificate::from_der(certificate).ok()?;
+    let issuer = x509.issuer();
+    let first = issuer.iter_common_name().chain(issuer.iter_organization()).next();
+    let name = first.and_then(|name| name.as_str().ok()).map(str::to_owned);
+    let name = Untrusted::new(name.unwrap_or_else(|| issuer.to_string())).render_line();
+    Some(name.chars().take(MAX_ISSUER).collect()).filter(|name: &String| !name.is_empty())
 }

@@ -10,19 +10,25 @@ use twinlock_core::id::TlsPin;
 #[derive(Debug, ThisError)]
 pub enum TlsFault {
     /// The end entity's key is not one of the pinned keys.
-    #[error("the server's TLS key ({got}) differs from the pinned key ({})", words(.expected))]
+    #[error(
+        "the server's TLS key ({got}) differs from the pinned key ({}), and this system trusts no \
+         authority that issued its certificate for this name{}",
+        words(.expected), by(.issuer)
+    )]
     Pin {
         /// The key that the server showed.
         got: TlsPin,
         /// The pinned keys.
         expected: Vec<TlsPin>,
+        /// Who issued the certificate, as it says; empty if it cannot be read.
+        issuer: String,
     },
     /// The certificate, the name in it, or the proof of owning its key is invalid.
     #[error("the server's certificate is not trusted: {0}")]
     Untrusted(Distrust),
-    /// The peer speaks TLS but not `twinlock/1`.
+    /// The peer speaks TLS but none of the offered protocols.
     #[error(
-        "the other end speaks TLS but not twinlock/1: it is another service, or a proxy terminates TLS in front of the server"
+        "the other end speaks TLS, but neither twinlock/1 nor http/1.1: it is another service, or a proxy that needs another setting"
     )]
     Alpn,
     /// The peer did not send TLS.
@@ -40,6 +46,17 @@ pub enum TlsFault {
     /// The underlying connection ended or failed.
     #[error("the connection failed during the TLS handshake: {}", crate::io_words(.0))]
     Io(#[source] io::Error),
+}
+
+impl From<&WrongPin> for TlsFault {
+    fn from(wrong: &WrongPin) -> Self {
+        let WrongPin { got, expected, issuer } = wrong.clone();
+        Self::Pin { got, expected, issuer }
+    }
+}
+
+fn by(issuer: &str) -> String {
+    if issuer.is_empty() { String::new() } else { format!(" (it names {issuer})") }
 }
 
 fn words(pins: &[TlsPin]) -> String {
@@ -88,6 +105,7 @@ pub enum Distrust {
 pub(super) struct WrongPin {
     pub(super) got: TlsPin,
     pub(super) expected: Vec<TlsPin>,
+    pub(super) issuer: String,
 }
 
 impl TlsFault {
@@ -125,7 +143,7 @@ fn certificate(why: CertificateError) -> TlsFault {
     use CertificateError as C;
     let distrust = match why {
         C::Other(other) => match other.0.downcast_ref::<WrongPin>() {
-            Some(pin) => return TlsFault::Pin { got: pin.got, expected: pin.expected.clone() },
+            Some(pin) => return TlsFault::from(pin),
             None => Distrust::Other,
         },
         C::UnknownIssuer => Distrust::UnknownIssuer,

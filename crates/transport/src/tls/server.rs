@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use twinlock_core::id::TlsPin;
 
-use super::{ALPN, ServerCert, TlsFault, VERSIONS, provider};
+use super::{ALPN, ALPN_HTTP, ServerCert, TlsFault, VERSIONS, provider};
 
 /// Accepts TLS connections under a certificate that can be replaced while connections exist.
 ///
@@ -20,8 +20,6 @@ use super::{ALPN, ServerCert, TlsFault, VERSIONS, provider};
 pub struct ServerTls {
     acceptor: DebugAcceptor,
     current: Arc<Current>,
-    /// Whether the client must offer `twinlock/1`.
-    alpn: bool,
 }
 
 #[derive(Clone)]
@@ -78,32 +76,30 @@ impl ServerTls {
             .with_protocol_versions(VERSIONS)?
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
-        config.alpn_protocols = if alpn { vec![ALPN.to_vec()] } else { Vec::new() };
+        config.alpn_protocols =
+            if alpn { vec![ALPN.to_vec(), ALPN_HTTP.to_vec()] } else { Vec::new() };
         config.ignore_client_order = true;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
         config.cert_compressors = Vec::new();
         config.cert_decompressors = Vec::new();
-        Ok(Self { acceptor: DebugAcceptor(TlsAcceptor::from(Arc::new(config))), current, alpn })
+        Ok(Self { acceptor: DebugAcceptor(TlsAcceptor::from(Arc::new(config))), current })
     }
 
     /// Performs the handshake with a client. Sets no timeout: the listener does (10 s).
     ///
+    /// Selects `twinlock/1`, else `http/1.1`, from what the client offers. A client that offers no
+    /// protocol is accepted, as are all where the listener has no ALPN.
+    ///
     /// # Errors
-    /// [`TlsFault::Alpn`] if the client does not offer `twinlock/1`, [`TlsFault::NotTls`],
+    /// [`TlsFault::Alpn`] if the client offers only other protocols, [`TlsFault::NotTls`],
     /// [`TlsFault::Tls`] or [`TlsFault::Io`].
     pub async fn accept<IO>(&self, io: IO) -> Result<TlsStream<IO>, TlsFault>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = self.acceptor.0.accept(io).await?;
-        // rustls accepts a client that offers no protocol at all.
-        match stream.get_ref().1.alpn_protocol() {
-            Some(ALPN) => Ok(stream),
-            _ if !self.alpn => Ok(stream),
-            _ => Err(TlsFault::Alpn),
-        }
+        Ok(self.acceptor.0.accept(io).await?)
     }
 
     /// Uses `cert` for every handshake from now on. Existing connections do not change.

@@ -115,10 +115,14 @@ async fn tls__hybrid_key_exchange_and_chacha20_are_negotiated() {
         group: Some("X25519MLKEM768".to_owned()),
         suite: Some("TLS13_CHACHA20_POLY1305_SHA256".to_owned()),
         peer_pin: Some(cert.pin()),
+        issuer: Some("rcgen self signed cert".to_owned()),
         alpn: Some("twinlock/1".to_owned()),
     };
     assert_eq!(facts, expected);
-    assert_eq!(TlsFacts::of(server.get_ref().1), TlsFacts { peer_pin: None, ..expected });
+    assert_eq!(
+        TlsFacts::of(server.get_ref().1),
+        TlsFacts { peer_pin: None, issuer: None, ..expected }
+    );
 }
 
 #[tokio::test]
@@ -272,37 +276,53 @@ async fn channel_binding__differs_on_both_sides_of_tls_proxy() {
 }
 
 #[tokio::test]
-async fn alpn__server_refuses_client_without_twinlock_1() {
+async fn alpn__server_prefers_twinlock_1_to_http_1_1() {
     let cert = fresh();
     let server = ServerTls::new(cert.clone()).unwrap();
-    for alpn in [&[][..], &[&b"h2"[..], b"http/1.1"]] {
-        let (accepted, _) = meet_foreign_client(&server, foreign_client(&cert, |_| (), alpn)).await;
-        assert!(matches!(accepted, Err(TlsFault::Alpn)), "{alpn:?}: {accepted:?}");
+    for (offer, selected) in [
+        (&[&b"h2"[..], b"http/1.1", ALPN][..], Some("twinlock/1")),
+        (&[b"h2", b"http/1.1"], Some("http/1.1")),
+        (&[], None),
+    ] {
+        let client = foreign_client(&cert, |_| (), offer);
+        let (accepted, _client) = meet_foreign_client(&server, client).await;
+        let facts = TlsFacts::of(accepted.unwrap().get_ref().1);
+        assert_eq!(facts.alpn.as_deref(), selected, "{offer:?}");
     }
-    let both = foreign_client(&cert, |_| (), &[b"h2", ALPN]);
-    let (accepted, _client) = meet_foreign_client(&server, both).await;
-    assert_eq!(TlsFacts::of(accepted.unwrap().get_ref().1).alpn.as_deref(), Some("twinlock/1"));
+    let (accepted, _) =
+        meet_foreign_client(&server, foreign_client(&cert, |_| (), &[b"h2", b"http/1.0"])).await;
+    assert!(matches!(accepted, Err(TlsFault::Alpn)), "{accepted:?}");
 }
 
 #[tokio::test]
-async fn alpn__absence_is_accepted_only_by_client_behind_proxy() {
+async fn alpn__client_accepts_own_offers_or_none() {
     let key = rcgen::KeyPair::generate().unwrap();
     let chain = vec![certificate(&key, |_| ())];
     let cert = twinlock_transport::tls::ServerCert::from_der(chain.clone(), der(&key)).unwrap();
-    let through_proxy =
-        ClientTls::new(ServerTrust::Pins(vec![cert.pin()]), Alpn::Optional).unwrap();
-
-    let silent = foreign_server(chain.clone(), der(&key), &[]);
-    let direct = meet_foreign_server(silent.clone(), &pinning(&cert)).await;
-    assert!(matches!(direct, Err(TlsFault::Alpn)), "{direct:?}");
-    let proxied = meet_foreign_server(silent, &through_proxy).await.unwrap();
-    assert_eq!(TlsFacts::of(proxied.get_ref().1).alpn, None);
-
-    // A proxy that supports only other protocols rejects the handshake itself.
-    let web = foreign_server(chain, der(&key), &[b"h2"]);
-    for client in [pinning(&cert), through_proxy] {
-        let fault = meet_foreign_server(web.clone(), &client).await;
-        assert!(matches!(fault, Err(TlsFault::Alpn)), "{fault:?}");
+    let own = &[&b"h2"[..], b"http/1.1", ALPN][..];
+    for (offer, known, selected) in [
+        (Alpn::Any, own, Ok(Some("http/1.1"))),
+        (Alpn::Any, &[ALPN][..], Ok(Some("twinlock/1"))),
+        (Alpn::Direct, own, Ok(Some("twinlock/1"))),
+        (Alpn::Http, own, Ok(Some("http/1.1"))),
+        (Alpn::Any, &[], Ok(None)),
+        (Alpn::Direct, &[], Ok(None)),
+        // A proxy that supports only other protocols rejects the handshake itself.
+        (Alpn::Any, &[b"h2"], Err(())),
+        (Alpn::Direct, &[b"h2", b"http/1.1"], Err(())),
+    ] {
+        let client = ClientTls::new(ServerTrust::Pins(vec![cert.pin()]), offer).unwrap();
+        let server = foreign_server(chain.clone(), der(&key), known);
+        match meet_foreign_server(server, &client).await {
+            Ok(stream) => {
+                let alpn = TlsFacts::of(stream.get_ref().1).alpn;
+                assert_eq!(Ok(alpn.as_deref()), selected, "{offer:?} {known:?}");
+            }
+            Err(fault) => {
+                assert!(matches!(fault, TlsFault::Alpn), "{fault:?}");
+                assert_eq!(Err(()), selected, "{offer:?} {known:?}");
+            }
+        }
     }
 }
 

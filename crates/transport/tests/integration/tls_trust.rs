@@ -28,7 +28,7 @@ async fn tls_trust__pinned_key_is_accepted_despite_name_and_expiry() {
     let expired = server_cert(|params| params.not_after = date_time_ymd(2001, 1, 1));
     let stranger = TlsPin([7; 32]);
     let pins = ServerTrust::Pins(vec![stranger, expired.pin()]);
-    let client = ClientTls::new(pins, Alpn::Required).unwrap();
+    let client = ClientTls::new(pins, Alpn::Direct).unwrap();
     let server = ServerTls::new(expired).unwrap();
     for name in ["elsewhere.example", "192.0.2.1", "fe80::1%eth0", "no name at all"] {
         let (accepted, connected) = meet(&server, &client, name).await;
@@ -47,7 +47,7 @@ async fn tls_trust__other_key_is_refused_and_both_pins_reported() {
     assert!(fault.is_distrust());
     assert!(fault.to_string().contains(&theirs.pin().to_string()));
     match fault {
-        TlsFault::Pin { got, expected } => {
+        TlsFault::Pin { got, expected, .. } => {
             assert_eq!(got, theirs.pin());
             assert_eq!(expected, [ours.pin()]);
         }
@@ -58,7 +58,7 @@ async fn tls_trust__other_key_is_refused_and_both_pins_reported() {
 #[tokio::test]
 async fn tls_trust__empty_pin_list_refuses_server() {
     let cert = fresh();
-    let client = ClientTls::new(ServerTrust::Pins(Vec::new()), Alpn::Required).unwrap();
+    let client = ClientTls::new(ServerTrust::Pins(Vec::new()), Alpn::Direct).unwrap();
     let (_, connected) = meet(&ServerTls::new(cert).unwrap(), &client, "localhost").await;
     assert!(matches!(connected, Err(TlsFault::Pin { expected, .. }) if expected.is_empty()));
 }
@@ -110,7 +110,7 @@ fn issued(
 }
 
 fn trusting_authority(root: &CertificateDer<'static>) -> ClientTls {
-    ClientTls::new(ServerTrust::Ca { extra_roots: vec![root.clone()] }, Alpn::Required).unwrap()
+    ClientTls::new(ServerTrust::Ca { extra_roots: vec![root.clone()] }, Alpn::Direct).unwrap()
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn tls_trust__self_signed_certificate_can_be_its_own_root() {
 #[test]
 fn tls_trust__malformed_root_is_reported() {
     let extra_roots = vec![CertificateDer::from(b"nonsense".to_vec())];
-    let fault = ClientTls::new(ServerTrust::Ca { extra_roots }, Alpn::Required).unwrap_err();
+    let fault = ClientTls::new(ServerTrust::Ca { extra_roots }, Alpn::Direct).unwrap_err();
     assert!(matches!(fault, TlsFault::Roots(_)));
 }
 

@@ -30,14 +30,14 @@ impl LineChat {
 
     fn render(&mut self, change: Change) -> Result<(), Failure> {
         match change {
-            Change::Connected { reconnection, binding } => {
+            Change::Connected { reconnection, binding, issuer } => {
                 if reconnection.was_reported_down {
                     let is_restored = reconnection.is_restored;
                     self.note(if is_restored { "connected again" } else { "connected" })?;
                 }
-                match tls_warning(binding) {
+                match tls_warning(binding, issuer.as_deref()) {
                     Some(warning) => {
-                        Ok(self.screen.print(&self.out.style(Style::Warning, warning))?)
+                        Ok(self.screen.print(&self.out.style(Style::Warning, &warning))?)
                     }
                     None => Ok(()),
                 }
@@ -173,7 +173,7 @@ impl LineChat {
             tls.version.clone().unwrap_or_else(unknown),
             tls.group.clone().unwrap_or_else(unknown),
             tls.suite.clone().unwrap_or_else(unknown),
-            match tls_warning(facts.up.binding) {
+            match tls_warning(facts.up.binding, None) {
                 None => "reaches the server",
                 Some(_) => "may be intercepted: see `twinlock status`",
             },

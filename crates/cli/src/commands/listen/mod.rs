@@ -133,7 +133,7 @@ impl Listening<'_> {
                 if self.down.take().is_some() {
                     self.context.out.say("connected again");
                 }
-                warn_about_tls(&self.context.out, up.binding);
+                warn_about_tls(&self.context.out, up.binding, up.tls.issuer.as_deref());
             }
             ConnectionEvent::Down { error, retry } => {
                 // Reported once: further failed attempts go to the log.

@@ -53,7 +53,8 @@ pub async fn members(owner: &Person, root: &Path, count: usize) -> Vec<Card> {
         let (user, default) = (Name::new(&format!("member-{n}")).unwrap(), default.clone());
         joining.spawn(async move {
             let label = "idle".to_owned();
-            let new = NewUser { user, label, password: None, require_binding: false };
+            let route = twinlock_client::Route::default();
+            let new = NewUser { user, label, password: None, require_binding: false, route };
             let joined = enrol::join(&home, &default, &link, new).await.unwrap();
             drop(place);
             Card::of_profile(&joined)

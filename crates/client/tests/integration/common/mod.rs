@@ -68,7 +68,9 @@ impl World {
 }
 
 pub fn new_user(user: &str) -> NewUser {
-    NewUser { user: name(user), label: "test".to_owned(), password: None, require_binding: false }
+    let route = twinlock_client::Route::default();
+    let label = "test".to_owned();
+    NewUser { user: name(user), label, password: None, require_binding: false, route }
 }
 
 pub struct Person {

@@ -78,7 +78,7 @@ pub async fn proxied(
 
 async fn over(host: &TestServer, tcp: TcpStream) -> Option<Stream> {
     tcp.set_nodelay(true).unwrap();
-    let tls = ClientTls::new(ServerTrust::Pins(vec![host.pin()]), Alpn::Optional).unwrap();
+    let tls = ClientTls::new(ServerTrust::Pins(vec![host.pin()]), Alpn::Direct).unwrap();
     soon("TLS", tls.connect("localhost", tcp)).await.ok().map(BufReader::new)
 }
 

@@ -41,12 +41,12 @@ pub fn fresh() -> ServerCert {
 }
 
 pub fn pinning(cert: &ServerCert) -> ClientTls {
-    ClientTls::new(ServerTrust::Pins(vec![cert.pin()]), Alpn::Required).unwrap()
+    ClientTls::new(ServerTrust::Pins(vec![cert.pin()]), Alpn::Direct).unwrap()
 }
 
 pub fn trusting(roots: &[&ServerCert]) -> ClientTls {
     let extra_roots = roots.iter().map(|cert| cert.chain()[0].clone()).collect();
-    ClientTls::new(ServerTrust::Ca { extra_roots }, Alpn::Required).unwrap()
+    ClientTls::new(ServerTrust::Ca { extra_roots }, Alpn::Direct).unwrap()
 }
 
 pub async fn listen() -> (TcpListener, SocketAddr) {
