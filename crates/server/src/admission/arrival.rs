@@ -89,7 +89,9 @@ impl Admission {
         match timeout(self.env.config.limits.tls_deadline, accepted).await {
             Ok(Ok(stream)) => Some(SecuredConnection { stream, peer, source, permit }),
             Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "no TLS");
+                if let Some(left_out) = self.env.throttle.pass("TLS", Instant::now()) {
+                    tracing::info!(%peer, %error, left_out, "a connection ended before TLS");
+                }
                 None
             }
             Err(_) => {
