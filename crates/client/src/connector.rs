@@ -248,8 +248,7 @@ impl Connector {
         if proxy.is_some() && self.route.transport == TransportChoice::Plain {
             return Err(ClientError::PlainBeyondMachine(self.address.clone()));
         }
-        let first = proxy.as_ref().map_or(&self.address, |proxy| &proxy.address);
-        let addresses = self.resolve(first).await?;
+        let addresses = self.resolve(proxy.as_ref()).await?;
         let attempt = |to| self.carrier(to, proxy.as_ref());
         let carried = race(addresses, attempt).await.map_err(|errors| self.main_error(errors))?;
         let CarriedStream { carrier, tls, exporter, http } = carried;
@@ -261,16 +260,19 @@ impl Connector {
         Ok(OpenedStream { stream, tls, exporter })
     }
 
-    /// The addresses of a name, which is this machine's if the transport is plain.
-    async fn resolve(&self, of: &Address) -> Result<Vec<SocketAddr>, ClientError> {
+    /// The addresses of the proxy or the server. If the transport is plain, they are this machine's.
+    async fn resolve(&self, proxy: Option<&ForwardProxy>) -> Result<Vec<SocketAddr>, ClientError> {
+        let of = proxy.map_or(&self.address, |proxy| &proxy.address);
         let looking = timeout(CONNECT_DEADLINE, lookup_host((of.bare_host(), of.port())));
         let found = match looking.await {
             Ok(Ok(found)) => interleaved(found),
             Ok(Err(error)) => {
                 let problem = format!("its name cannot be resolved: {error}");
-                return Err(self.no_way_to(of, &problem));
+                return Err(self.no_way_to(proxy, problem));
             }
-            Err(_) => return Err(self.no_way_to(of, "its name is not resolved in time")),
+            Err(_) => {
+                return Err(self.no_way_to(proxy, "its name is not resolved in time".to_owned()));
+            }
         };
         let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
         if self.route.transport == TransportChoice::Plain && !found.iter().all(is_local) {
@@ -280,11 +282,15 @@ impl Connector {
     }
 
     /// The error for an end of TCP that cannot be reached: the server or a proxy.
-    fn no_way_to(&self, end: &Address, problem: &str) -> ClientError {
-        if *end == self.address {
-            self.unreachable(problem)
-        } else {
-            self.unreachable(format!("the proxy {end}: {problem}"))
+    fn no_way_to(&self, proxy: Option<&ForwardProxy>, problem: String) -> ClientError {
+        match proxy {
+            None => self.unreachable(problem),
+            Some(proxy) => ClientError::Proxy {
+                proxy: proxy.to_string(),
+                address: self.address.clone(),
+                problem: format!("it cannot be reached: {problem}"),
+                hint: "",
+            },
         }
     }
 
@@ -331,13 +337,12 @@ impl Connector {
         to: SocketAddr,
         proxy: Option<&ForwardProxy>,
     ) -> Result<TcpStream, ClientError> {
-        let end = proxy.map_or(&self.address, |proxy| &proxy.address);
         let tcp = match timeout(CONNECT_DEADLINE, TcpStream::connect(to)).await {
             Ok(Err(error)) if is_closed(&error) && proxy.is_none() => {
                 return Err(self.not_admitted());
             }
-            Ok(tcp) => tcp.map_err(|error| self.no_way_to(end, &error.to_string()))?,
-            Err(_) => return Err(self.no_way_to(end, "no answer")),
+            Ok(tcp) => tcp.map_err(|error| self.no_way_to(proxy, error.to_string()))?,
+            Err(_) => return Err(self.no_way_to(proxy, "no answer".to_owned())),
         };
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");

@@ -216,15 +216,21 @@ fn show(
             Binding::Unknown => out.style(Style::Warning, "unknown: the server sent no binding"),
             Binding::Off => "not compared: the profile sets binding = \"off\"".to_owned(),
         };
-        out.line(&format!(
-            "lock 1   {}, {}, {}, transport {}",
-            or_unknown(&tls.version),
-            or_unknown(&tls.key_exchange),
-            or_unknown(&tls.cipher),
-            tls.transport
-        ))?;
+        if tls.version.is_none() && tls.peer_pin.is_none() {
+            out.line(&format!("lock 1   none, transport {}", tls.transport))?;
+        } else {
+            out.line(&format!(
+                "lock 1   {}, {}, {}, transport {}",
+                or_unknown(&tls.version),
+                or_unknown(&tls.key_exchange),
+                or_unknown(&tls.cipher),
+                tls.transport
+            ))?;
+        }
         out.line(&format!("         TLS {verdict}"))?;
-        out.line(&format!("         pin {}", or_unknown(&tls.peer_pin)))?;
+        if let Some(pin) = &tls.peer_pin {
+            out.line(&format!("         pin {pin}"))?;
+        }
     }
     if let (Some(lock2), Some(session)) = (lock2, session) {
         out.line(&format!("lock 2   {}, {}", lock2.cipher, lock2.key_exchange))?;

@@ -226,7 +226,8 @@ fn proxy__failures_name_the_proxy_and_the_remedy() {
     }
     let gone = ["--timeout", "5s", "--via", "http://127.0.0.1:1", "history", "lobby"];
     let ran = ada.run(&gone).exits(5);
-    assert!(ran.err.contains("the proxy 127.0.0.1:1"), "{ran:?}");
+    assert!(ran.err.contains("the proxy http://127.0.0.1:1 opens no connection"), "{ran:?}");
+    assert!(ran.err.contains("it cannot be reached"), "{ran:?}");
 }
 
 /// The invite pins the server's key, and a proxy that this system trusts terminates TLS.
