@@ -364,7 +364,7 @@ impl Connector {
         match timeout(CONNECT_DEADLINE, tunnel).await {
             Ok(tunnel) => tunnel.map_err(|fault| {
                 let hint = match &fault {
-                    ProxyFault::WantsLogin | ProxyFault::LoginRefused => WANTS_LOGIN,
+                    ProxyFault::WantsLogin { .. } | ProxyFault::LoginRefused => WANTS_LOGIN,
                     ProxyFault::Status(403 | 405) => REFUSES_PORT,
                     _ => "",
                 };

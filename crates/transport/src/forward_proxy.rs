@@ -56,7 +56,10 @@ impl fmt::Debug for ProxyLogin {
 pub enum ProxyFault {
     /// It wants a user name and password, or others than those it got.
     #[error("it wants a user name and password (it answered HTTP 407)")]
-    WantsLogin,
+    WantsLogin {
+        /// The names of the schemes that it accepts, such as `Basic` or `NTLM`.
+        schemes: Vec<String>,
+    },
     /// It refused the user name and password (SOCKS5).
     #[error("it refused the user name and password")]
     LoginRefused,
@@ -151,9 +154,19 @@ fn judge(answer: &[u8]) -> Result<Option<usize>, ProxyFault> {
     };
     match response.code.unwrap_or_default() {
         200..=299 => Ok(Some(end)),
-        407 => Err(ProxyFault::WantsLogin),
+        407 => Err(ProxyFault::WantsLogin { schemes: schemes(response.headers) }),
         status => Err(ProxyFault::Status(status)),
     }
+}
+
+/// The schemes of Proxy-Authenticate, one from each field: real proxies send a field for each.
+fn schemes(fields: &[httparse::Header<'_>]) -> Vec<String> {
+    let named = fields.iter().filter(|f| f.name.eq_ignore_ascii_case("proxy-authenticate"));
+    let schemes = named.map(|field| {
+        let scheme = field.value.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
+        String::from_utf8_lossy(scheme.into_iter().next().unwrap_or_default()).into_owned()
+    });
+    schemes.filter(|scheme| !scheme.is_empty()).collect()
 }
 
 async fn socks<S>(io: S, login: Option<&ProxyLogin>, host: &str, port: u16) -> Result<S, ProxyFault>
@@ -220,5 +233,10 @@ mod tests {
         }
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(2 * MAX_ANSWER));
         assert!(matches!(answered(long.as_bytes()).await, Err(ProxyFault::TooLong)));
+        let wants = "HTTP/1.1 407 Auth\r\nProxy-Authenticate: NTLM\r\n\
+            proxy-authenticate: Basic realm=\"x\"\r\n\r\n";
+        let fault = answered(wants.as_bytes()).await.unwrap_err();
+        let ProxyFault::WantsLogin { schemes } = fault else { panic!("{fault}") };
+        assert_eq!(schemes, ["NTLM", "Basic"]);
     }
 }

@@ -28,7 +28,7 @@ use twinlock_core::id::TlsPin;
 
 pub use cert::{CertFault, ServerCert};
 pub use client::{Alpn, ClientTls, ServerTrust};
-pub use facts::TlsFacts;
+pub use facts::{CertFacts, TlsFacts};
 pub use fault::{Distrust, TlsFault};
 pub use server::ServerTls;
 

@@ -19,7 +19,7 @@ use twinlock_core::id::TlsPin;
 
 use super::facts::issuer_of;
 use super::fault::WrongPin;
-use super::{ALPN, ALPN_HTTP, TlsFault, VERSIONS, pin_of, provider};
+use super::{ALPN, ALPN_HTTP, Distrust, TlsFault, VERSIONS, pin_of, provider};
 
 /// Which server a client trusts.
 #[derive(Debug, Clone)]
@@ -64,6 +64,7 @@ impl Alpn {
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
+    verifier: Arc<dyn ServerCertVerifier>,
     alpn: Alpn,
     name_matters: bool,
     /// `None`: the trust has no pins.
@@ -72,7 +73,7 @@ pub struct ClientTls {
 
 impl std::fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { connector: _, alpn, name_matters, pins } = self;
+        let Self { connector: _, verifier: _, alpn, name_matters, pins } = self;
         f.debug_struct("ClientTls")
             .field("alpn", alpn)
             .field("name_matters", name_matters)
@@ -104,14 +105,15 @@ impl ClientTls {
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(verifier.clone())
             .with_no_client_auth();
         config.alpn_protocols = alpn.names();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.cert_compressors = Vec::new();
         config.cert_decompressors = Vec::new();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), alpn, name_matters, pins })
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Self { connector, verifier, alpn, name_matters, pins })
     }
 
     /// The same with another offer.
@@ -120,7 +122,7 @@ impl ClientTls {
         let mut config = ClientConfig::clone(self.connector.config());
         config.alpn_protocols = alpn.names();
         let connector = TlsConnector::from(Arc::new(config));
-        Self { connector, alpn, name_matters: self.name_matters, pins: self.pins.clone() }
+        Self { connector, alpn, ..self.clone() }
     }
 
     /// Whether the key that the peer showed is pinned; `None` if the trust has no pins. A peer that
@@ -128,6 +130,18 @@ impl ClientTls {
     #[must_use]
     pub fn is_pinned(&self, peer_pin: Option<TlsPin>) -> Option<bool> {
         self.pins.as_ref().map(|pins| peer_pin.is_some_and(|pin| pins.contains(&pin)))
+    }
+
+    /// Whether this trust accepts the chain that a server `host` has shown, end entity first. The
+    /// handshake also checks that the server has the key.
+    ///
+    /// # Errors
+    /// [`TlsFault::Pin`], [`TlsFault::Untrusted`], or [`TlsFault::Name`] for an invalid name.
+    pub fn check_chain(&self, host: &str, chain: &[CertificateDer<'_>]) -> Result<(), TlsFault> {
+        let name = self.server_name(host)?;
+        let (first, rest) = chain.split_first().ok_or(TlsFault::Untrusted(Distrust::Malformed))?;
+        self.verifier.verify_server_cert(first, rest, &name, &[], UnixTime::now())?;
+        Ok(())
     }
 
     /// Performs the handshake with the server `host`, a DNS name or an IP address without brackets.
@@ -142,14 +156,17 @@ impl ClientTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = match ServerName::try_from(host) {
-            Ok(name) => name.to_owned(),
-            // A pinned server may have any name. rustls never sends an address as SNI.
-            Err(_) if !self.name_matters => IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
-            Err(_) => return Err(TlsFault::Name),
-        };
         // rustls refuses an answer that was not offered.
-        Ok(self.connector.connect(name, io).await?)
+        Ok(self.connector.connect(self.server_name(host)?, io).await?)
+    }
+
+    fn server_name(&self, host: &str) -> Result<ServerName<'static>, TlsFault> {
+        match ServerName::try_from(host) {
+            Ok(name) => Ok(name.to_owned()),
+            // A pinned server may have any name. rustls never sends an address as SNI.
+            Err(_) if !self.name_matters => Ok(IpAddr::from(Ipv4Addr::UNSPECIFIED).into()),
+            Err(_) => Err(TlsFault::Name),
+        }
     }
 }
 

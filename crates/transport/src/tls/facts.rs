@@ -57,6 +57,34 @@ impl TlsFacts {
     }
 }
 
+/// Parts of a certificate that a peer has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertFacts {
+    /// The pin of its key.
+    pub pin: TlsPin,
+    /// Who issued it, as it says, without control characters.
+    pub issuer: Option<String>,
+    /// Whether issuer and subject are the same: no authority issued it.
+    pub is_self_issued: bool,
+    /// Start and end of its validity, in seconds since 1970.
+    pub valid: (i64, i64),
+}
+
+impl CertFacts {
+    /// Reads them. `None` if it is not an X.509 v3 certificate.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, x509) = X509Certificate::from_der(certificate).ok()?;
+        let validity = x509.validity();
+        Some(Self {
+            pin: spki_pin(certificate).ok()?,
+            issuer: issuer_of(certificate),
+            is_self_issued: x509.issuer().as_raw() == x509.subject().as_raw(),
+            valid: (validity.not_before.timestamp(), validity.not_after.timestamp()),
+        })
+    }
+}
+
 /// Who issued a certificate, as it says: its common name, else its organization, else all of it.
 /// One line without control characters, because the peer wrote it.
 pub(super) fn issuer_of(certificate: &CertificateDer<'_>) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 use thiserror::Error as ThisError;
 use twinlock_core::id::TlsPin;
 
@@ -109,6 +109,23 @@ pub(super) struct WrongPin {
 }
 
 impl TlsFault {
+    /// Whether the peer supports TLS 1.2 at most.
+    #[must_use]
+    pub fn is_old_version(&self) -> bool {
+        use PeerIncompatible as P;
+        matches!(
+            self,
+            Self::Tls(
+                Error::AlertReceived(AlertDescription::ProtocolVersion)
+                    | Error::PeerIncompatible(
+                        P::ServerDoesNotSupportTls12Or13
+                            | P::ServerTlsVersionIsDisabledByOurConfig
+                            | P::SupportedVersionsExtensionRequired
+                    )
+            )
+        )
+    }
+
     /// Whether the fault concerns the server's identity (exit code 4) rather than its reachability.
     #[must_use]
     pub fn is_distrust(&self) -> bool {

@@ -4,6 +4,7 @@
 //! request and no body.
 
 use std::io;
+use std::time::SystemTime;
 
 use data_encoding::BASE64;
 use thiserror::Error;
@@ -54,6 +55,53 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let (key, mut answer, end) = exchange(&mut io, authority, path).await?;
+    judge(answer.get(..end).unwrap_or_default(), &key)?;
+    Ok(WebSocket::client(io, answer.split_off(end)).await)
+}
+
+/// An answer to an HTTP request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status.
+    pub status: u16,
+    /// The time in its Date field.
+    pub date: Option<SystemTime>,
+}
+
+/// Sends the request for a WebSocket and returns the answer, without using the connection further.
+/// Sets no timeout. For the arguments see [`connect`].
+///
+/// # Errors
+/// [`UpgradeFault`] if the answer is not HTTP, or is 101 without being a WebSocket.
+pub async fn ask<S>(mut io: S, authority: &str, path: &str) -> Result<HttpAnswer, UpgradeFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (key, answer, end) = exchange(&mut io, authority, path).await?;
+    let header = answer.get(..end).unwrap_or_default();
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    response.parse(header).map_err(|_| UpgradeFault::NotHttp)?;
+    let status = response.code.ok_or(UpgradeFault::NotHttp)?;
+    if status == 101 {
+        judge(header, &key)?;
+    }
+    let date = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("date"));
+    let date = date.and_then(|date| std::str::from_utf8(date.value).ok());
+    Ok(HttpAnswer { status, date: date.and_then(|date| httpdate::parse_http_date(date).ok()) })
+}
+
+/// Sends the request and reads the header of the answer. Returns the key, and what was read with
+/// the length of the header.
+async fn exchange<S>(
+    io: &mut S,
+    authority: &str,
+    path: &str,
+) -> Result<(String, Vec<u8>, usize), UpgradeFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut nonce = [0; 16];
     OsEntropy.fill(&mut nonce);
     let key = BASE64.encode(&nonce);
@@ -62,14 +110,13 @@ where
     let mut answer = Vec::new();
     loop {
         if let Some(end) = header_end(&answer)? {
-            judge(answer.get(..end).unwrap_or_default(), &key)?;
-            return Ok(WebSocket::client(io, answer.split_off(end)).await);
+            return Ok((key, answer, end));
         }
         if answer.len() >= MAX_HTTP_HEADER {
             return Err(UpgradeFault::TooLong);
         }
         answer.reserve(READ);
-        if (&mut io).take(READ as u64).read_buf(&mut answer).await? == 0 {
+        if (&mut *io).take(READ as u64).read_buf(&mut answer).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
