@@ -171,7 +171,17 @@ impl Connector {
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
     ) -> Result<ReadySession, ClientError> {
-        let OpenedStream { stream, tls, exporter } = self.connect().await?;
+        self.attempt(credential, info).await.map_err(|fault| self.error_of(fault))
+    }
+
+    /// [`Self::open`] with the step that failed.
+    pub(crate) async fn attempt(
+        &self,
+        credential: impl Into<Arc<Credential>>,
+        info: &proto::ClientInfo,
+    ) -> Result<ReadySession, OpenFault> {
+        let OpenedStream { stream, tls, exporter } =
+            self.connect().await.map_err(OpenFault::Connect)?;
         let transport = ClientTransport::of(&stream);
         let config = SessionConfig {
             binding: self.binding,
@@ -181,25 +191,30 @@ impl Connector {
             timing: self.timing.clone(),
         };
         let mut connection =
-            login(stream, credential, self.pin, config).await.map_err(|error| match error {
-                LoginError::Io(error) if is_closed(&error) => self.not_admitted(),
-                error => error.into(),
-            })?;
+            login(stream, credential, self.pin, config).await.map_err(OpenFault::Login)?;
         let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
             Ok((info, binding)) => {
                 let binding = judge(binding, transport, info.transport());
                 Ok(ReadySession { connection, info, binding, tls, transport })
             }
-            Err(NotReady::Connection(ConnectionError::Cut(error)))
-                if error.as_ref().is_none_or(is_closed) =>
-            {
-                Err(self.not_admitted())
-            }
             Err(error) => {
-                connection.finish().await;
-                Err(error.into())
+                if !error.is_closed() {
+                    connection.finish().await;
+                }
+                Err(OpenFault::Ready(error))
             }
+        }
+    }
+
+    /// The error to report.
+    pub(crate) fn error_of(&self, fault: OpenFault) -> ClientError {
+        match fault {
+            OpenFault::Connect(error) => error,
+            OpenFault::Login(LoginError::Io(error)) if is_closed(&error) => self.not_admitted(),
+            OpenFault::Login(error) => error.into(),
+            OpenFault::Ready(error) if error.is_closed() => self.not_admitted(),
+            OpenFault::Ready(error) => error.into(),
         }
     }
 
@@ -396,13 +411,7 @@ impl Connector {
         &self,
         carrier: ClientCarrier,
     ) -> Result<WebSocket<ClientCarrier>, ClientError> {
-        // RFC 9110: the default port of https is left out, and a scope is valid on this machine only.
-        let (host, port) = (self.address.host(), self.address.port());
-        let host = match host.split_once('%') {
-            Some((host, _)) => format!("{host}]"),
-            None => host.to_owned(),
-        };
-        let authority = if port == HTTPS { host } else { format!("{host}:{port}") };
+        let authority = authority(&self.address);
         let upgrading = websocket::connect::connect(carrier, &authority, self.address.path());
         match timeout(UPGRADE_DEADLINE, upgrading).await {
             Ok(Ok(stream)) => Ok(stream),
@@ -426,6 +435,17 @@ fn judge(binding: Binding, here: ClientTransport, there: proto::Transport) -> Bi
     }
 }
 
+/// The Host field for a server.
+pub(crate) fn authority(address: &Address) -> String {
+    // RFC 9110: the default port of https is left out, and a scope is valid on this machine only.
+    let (host, port) = (address.host(), address.port());
+    let host = match host.split_once('%') {
+        Some((host, _)) => format!("{host}]"),
+        None => host.to_owned(),
+    };
+    if port == HTTPS { host } else { format!("{host}:{port}") }
+}
+
 /// Whether the peer has closed the connection.
 fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind as K;
@@ -435,12 +455,30 @@ fn is_closed(error: &io::Error) -> bool {
     )
 }
 
+/// Why there is no session, by the step that failed.
+pub(crate) enum OpenFault {
+    /// Before HELLO.
+    Connect(ClientError),
+    /// HELLO to PROOF.
+    Login(LoginError),
+    /// After PROOF.
+    Ready(NotReady),
+}
+
 /// Why a session did not get the server's READY.
-enum NotReady {
+pub(crate) enum NotReady {
     Connection(ConnectionError),
     Closed(CloseCode),
     Unreadable,
     Late,
+}
+
+impl NotReady {
+    /// Whether the server has closed the connection without a word.
+    fn is_closed(&self) -> bool {
+        matches!(self, Self::Connection(ConnectionError::Cut(error))
+            if error.as_ref().is_none_or(is_closed))
+    }
 }
 
 impl From<ConnectionError> for NotReady {

@@ -81,6 +81,7 @@ mod delays;
 mod delivery;
 pub mod directory;
 mod disk;
+pub mod doctor;
 mod driver;
 pub mod enrol;
 pub mod error;
