@@ -115,7 +115,7 @@ impl Failure {
     }
 }
 
-fn exit_of(fault: Fault) -> Exit {
+pub(crate) fn exit_of(fault: Fault) -> Exit {
     match fault {
         Fault::Local => Exit::Usage,
         Fault::Credentials => Exit::Refused,

@@ -9,6 +9,7 @@ use super::access::{DevicesArgs, InviteArgs, PasswdArgs};
 use super::bench::BenchArgs;
 use super::classic::ClassicCommand;
 use super::common::{GlobalArgs, JsonArgs};
+use super::doctor::DoctorArgs;
 use super::enrolment::{JoinArgs, LoginArgs};
 use super::files::{GetArgs, PutArgs};
 use super::messages::{ChatArgs, HistoryArgs, ListenArgs, OutboxCommand, SendArgs};
@@ -160,6 +161,17 @@ pub(crate) enum CliCommand {
         `rekey-after = 60` in the profile's file, above [device], sets 60 seconds; the range\n\
         is 15 to 600.")]
     Status(StatusArgs),
+    /// Find out why a client does not connect
+    #[command(after_help = "Examples:\n  \
+        twinlock doctor                         the server of the profile\n  \
+        twinlock doctor chat.example.org:8443\n  \
+        twinlock doctor 'twinlock://chat.example.org:8443/#AQ...'\n\n\
+        It tries each step of a connection: name, TCP, proxy, TLS, certificate, ALPN, each\n\
+        transport, the handshake of the session, the clocks. For an ADDRESS the handshake\n\
+        uses one of the 20 guesses a minute that the server allows this machine's address;\n\
+        with a profile or a LINK it is a login, which uses none. Exits with 0 if all works,\n\
+        else with the code of the first failure.")]
+    Doctor(DoctorArgs),
     /// Check the record
     #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
     Audit(AuditCommand),

@@ -95,7 +95,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-pub(super) fn address(text: &str) -> Result<Address, String> {
+pub(crate) fn address(text: &str) -> Result<Address, String> {
     Address::parse(text, Some(DEFAULT_PORT)).map_err(|_| "HOST[:PORT][/PATH]".to_owned())
 }
 

@@ -120,7 +120,7 @@ async fn ask_name(taken: Option<Name>) -> Result<Name, Failure> {
     }
 }
 
-fn link_from_stdin() -> Result<Zeroizing<String>, Failure> {
+pub(super) fn link_from_stdin() -> Result<Zeroizing<String>, Failure> {
     let mut text = Zeroizing::new(String::with_capacity(LINK as usize));
     stdin()?
         .take(LINK)

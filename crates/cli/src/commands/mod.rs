@@ -6,6 +6,7 @@ mod chat;
 mod classic;
 pub(crate) mod completions;
 mod devices;
+mod doctor;
 mod get;
 mod history;
 mod invite;
@@ -30,7 +31,7 @@ use crate::exit::Failure;
 /// Runs a client command.
 pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(), Failure> {
     context.global.read_via_login().await?;
-    if !matches!(command, CliCommand::Join(_) | CliCommand::Login(_)) {
+    if !matches!(command, CliCommand::Join(_) | CliCommand::Login(_) | CliCommand::Doctor(_)) {
         context.find_address()?;
     }
     let subject = command.subject();
@@ -52,6 +53,7 @@ pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(),
         CliCommand::Classic(what) => classic::run(what, &context).await,
         CliCommand::Passwd(passwd) => passwd::run(passwd, &context).await,
         CliCommand::Status(args) => status::run(args, &context).await,
+        CliCommand::Doctor(args) => doctor::run(args, &context).await,
         CliCommand::Audit(AuditCommand::Verify(json)) => audit::run(json, &context).await,
         CliCommand::Bench(bench) => bench::run(bench, context).await,
         // `main` handles these without a runtime.

@@ -45,6 +45,7 @@ const COMMANDS: &[&str] = &[
     "classic revoke",
     "passwd",
     "status",
+    "doctor",
     "audit",
     "audit verify",
     "bench",

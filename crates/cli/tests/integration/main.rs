@@ -36,6 +36,7 @@ mod common;
 mod disconnects;
 mod disk;
 mod disk_fails;
+mod doctor;
 mod files_basic;
 mod files_edges;
 mod files_full;

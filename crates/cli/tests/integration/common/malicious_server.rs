@@ -44,12 +44,17 @@ pub struct MaliciousServer {
 impl MaliciousServer {
     /// Impersonates `host` towards `person`.
     pub fn start(host: &Host, person: &Person) -> Self {
+        Self::start_with_clock(host, person, 0)
+    }
+
+    /// The same with a clock that is ahead by this many ms.
+    pub fn start_with_clock(host: &Host, person: &Person, ahead_ms: u64) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let tampering: Arc<Mutex<Tampering>> = Arc::new(Mutex::new(Box::new(|_| {})));
-        let keys = Arc::new(Keys::new(host, person));
+        let keys = Arc::new(Keys::new(host, person, ahead_ms));
         let shared = tampering.clone();
         runtime.spawn(async move {
             loop {
@@ -82,16 +87,17 @@ struct Keys {
     setup: ServerSetup,
     inside: ServerTls,
     account: Card,
+    ahead_ms: u64,
 }
 
 impl Keys {
-    fn new(host: &Host, person: &Person) -> Self {
+    fn new(host: &Host, person: &Person, ahead_ms: u64) -> Self {
         let read = |name| std::fs::read(host.data().join("identity").join(name)).unwrap();
         let setup = read("opaque-setup");
         let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
         let cert = ServerCert::from_pem(&read("tls-cert.pem"), &read("tls-key.pem")).unwrap();
         let inside = ServerTls::new(cert).unwrap();
-        Self { setup, inside, account: Card::of(person) }
+        Self { setup, inside, account: Card::of(person), ahead_ms }
     }
 }
 
@@ -107,7 +113,8 @@ async fn carry(tcp: TcpStream, keys: &Keys, tampering: &Mutex<Tampering>) {
     let proof = greeter.exchange(&challenge).await.unwrap();
     let established = state.handle_proof(&proof).unwrap();
 
-    let client = keys.account.connect().await;
+    let mut client = keys.account.connect().await;
+    client.info.time_ms += keys.ahead_ms;
     let (info, mut there) = (client.info.encode_to_vec(), client.connection);
     let binding = BindingPolicy::Warn;
     let timing = Timing::default();

@@ -1,0 +1,301 @@
+//! `doctor` names the step that fails and the remedy, for faults with real sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
+use twinlock_core::frame::ErrorCode;
+use twinlock_core::id::TlsPin;
+use twinlock_core::invite::{Address, InviteLink};
+use twinlock_transport::tls::spki_pin;
+
+use crate::common::malicious_server::MaliciousServer;
+use crate::common::proxy::Proxy;
+use crate::common::raw::Card;
+use crate::common::*;
+
+const DAY_MS: u64 = 86_400_000;
+const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
+const PORTAL: &[u8] = b"HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\n\r\n";
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+
+/// A peer that gives one answer to whatever it gets first; with TLS, inside it.
+struct Peer {
+    address: SocketAddr,
+    /// Of its TLS key.
+    pin: TlsPin,
+    /// Its certificate, PEM.
+    certificate: String,
+    _runtime: Runtime,
+}
+
+impl Peer {
+    fn plain(answer: &[u8]) -> Self {
+        Self::start(None, answer, 2050)
+    }
+
+    /// With these protocol names (ALPN).
+    fn tls(alpn: &[&str], answer: &[u8]) -> Self {
+        Self::start(Some(alpn), answer, 2050)
+    }
+
+    fn start(alpn: Option<&[&str]>, answer: &[u8], ends: i32) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(ends, 1, 1);
+        let cert = params.self_signed(&key).unwrap();
+        let (pin, certificate) = (spki_pin(cert.der()).unwrap(), cert.pem());
+        let acceptor = alpn.map(|alpn| {
+            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            let mut config = ServerConfig::builder()
+                .with_no_client_auth()
+                .with_single_cert(vec![cert.der().clone()], key)
+                .unwrap();
+            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            TlsAcceptor::from(Arc::new(config))
+        });
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = answer.to_vec();
+        runtime.spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => say(tcp, &answer).await,
+                        Some(acceptor) => {
+                            let Ok(tls) = acceptor.accept(tcp).await else { return };
+                            say(tls, &answer).await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, pin, certificate, _runtime: runtime }
+    }
+}
+
+async fn say(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
+    let mut part = [0; 4096];
+    let Ok(1..) = io.read(&mut part).await else { return };
+    let _gone = io.write_all(answer).await;
+    let _gone = io.shutdown().await;
+    // Without a reset, which could destroy the answer.
+    while let Ok(1..) = io.read(&mut part).await {}
+}
+
+/// A link to another server.
+fn link_to(link: &str, to: SocketAddr, pin: Option<TlsPin>) -> String {
+    let mut link = InviteLink::parse(link).unwrap();
+    link.address = Address::new("127.0.0.1", to.port()).unwrap();
+    link.tls_pin = pin;
+    link.to_link().to_string()
+}
+
+fn run(person: &Person, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    let mut command = person.command(args);
+    command.envs(env.iter().copied());
+    Running::start(&mut command).ended(LONG)
+}
+
+fn step<'a>(json: &'a Value, name: &str) -> &'a Value {
+    let steps = json["steps"].as_array().unwrap();
+    steps.iter().find(|step| step["name"] == name).unwrap()
+}
+
+/// Runs `doctor`, which has to name this step with these words in its text or remedy, in JSON and
+/// for people.
+fn names(
+    person: &Person,
+    args: &[&str],
+    env: &[(&str, &str)],
+    (code, name): (i32, &str),
+    words: &[&str],
+) -> Value {
+    let json = run(person, &[&["doctor", "--json"], args].concat(), env).exits(code).json();
+    let json = json.into_iter().next().unwrap();
+    assert_eq!(json["failed"], name, "{json:#}");
+    assert_eq!(json["ok"], false);
+    let said = format!("{} {}", step(&json, name)["text"], json["remedy"]);
+    assert!(words.iter().all(|words| said.contains(words)), "{said}");
+    let ran = run(person, &[&["doctor"], args].concat(), env).exits(code);
+    assert!(ran.out.contains(&format!("✗ {name}")), "{ran:?}");
+    assert!(ran.err.contains("what to do: "), "{ran:?}");
+    json
+}
+
+#[test]
+fn doctor__healthy_server_passes_every_step() {
+    let host = Host::start();
+    let link = host.owner_link();
+    let nobody = host.stranger();
+    // The invite stays unused.
+    let by_link = nobody.run(&["doctor", "--json", &link]).exits(0).json().remove(0);
+    let ada = host.owner();
+    let by_profile = ada.run(&["doctor", "--json"]).exits(0).json().remove(0);
+    for json in [&by_link, &by_profile] {
+        for step in json["steps"].as_array().unwrap() {
+            assert_eq!(step["outcome"], "ok", "{json:#}");
+        }
+        assert_eq!(step(json, "tls")["facts"]["version"], "TLS 1.3");
+        assert_eq!(step(json, "certificate")["facts"]["trusted_by"], "pin");
+        assert_eq!(step(json, "middle")["facts"]["cut"], false);
+        assert_eq!((&json["ok"], &json["failed"]), (&true.into(), &Value::Null));
+    }
+    let address = host.address().to_string();
+    let ran = nobody.run(&["doctor", &address]).exits(0);
+    assert!(ran.out.contains("one of the 20 guesses a minute"), "{ran:?}");
+    assert!(ran.out.contains("✓ challenge"), "{ran:?}");
+    let used = nobody.run(&["doctor", "--json", &link]).exits(3).json().remove(0);
+    assert_eq!(used["failed"], "login", "{used:#}");
+}
+
+#[test]
+fn doctor__wrong_port_and_server_down_are_named() {
+    let mut host = Host::start();
+    let ada = host.owner();
+    let ssh = Peer::plain(b"SSH-2.0-OpenSSH_10.0\r\n");
+    let port = ssh.address.port().to_string();
+    names(&ada, &["--port", &port], &[], (5, "tls"), &["another service listens there"]);
+    host.terminate().exits(0);
+    names(&ada, &[], &[], (5, "tcp"), &["nothing listens on port", "start the server"]);
+}
+
+#[test]
+fn doctor__plain_http_and_old_tls_are_named() {
+    let host = Host::start();
+    let ada = host.owner();
+    let http = Peer::plain(BAD_REQUEST);
+    let port = http.address.port().to_string();
+    let words = ["speaks plain HTTP", "HTTP 400", "use the port that speaks TLS"];
+    names(&ada, &["--port", &port], &[], (5, "tls"), &words);
+    // A fatal alert, protocol_version.
+    let old = Peer::plain(&[0x15, 3, 3, 0, 2, 2, 70]);
+    let port = old.address.port().to_string();
+    names(&ada, &["--port", &port], &[], (5, "tls"), &["TLS 1.2 at most", "TLSv1.3"]);
+}
+
+#[test]
+fn doctor__expired_certificate_and_wrong_pin_are_named() {
+    let host = Host::start();
+    let link = host.owner_link();
+    let nobody = host.stranger();
+    let expired = Peer::start(Some(&["twinlock/1"]), &[], 2021);
+    let ca_file = host.root().join("ca.pem");
+    std::fs::write(&ca_file, &expired.certificate).unwrap();
+    let trusting = [("SSL_CERT_FILE", ca_file.to_str().unwrap())];
+    let to_expired = link_to(&link, expired.address, None);
+    let words = ["it has expired", "renews the certificate"];
+    names(&nobody, &[&to_expired], &trusting, (4, "certificate"), &words);
+    // Not trusted, and something else than Twinlock.
+    let other = Peer::tls(&["http/1.1"], FORBIDDEN);
+    let wrong = link_to(&link, other.address, Some(TlsPin([7; 32])));
+    let words = ["differs from the pinned key", "it answered HTTP 403", "new invite link"];
+    let json = names(&nobody, &[&wrong], &[], (4, "certificate"), &words);
+    assert_eq!(step(&json, "challenge")["outcome"], "not_tried", "{json:#}");
+}
+
+#[test]
+fn doctor__blocked_websocket_and_login_page_are_named() {
+    let host = Host::start();
+    let link = host.owner_link();
+    let nobody = host.stranger();
+    let peer = Peer::tls(&["http/1.1"], FORBIDDEN);
+    let to = link_to(&link, peer.address, Some(peer.pin));
+    names(&nobody, &[&to], &[], (5, "websocket"), &["HTTP 403", "allow the upgrade at /twinlock"]);
+    let peer = Peer::tls(&["http/1.1"], PORTAL);
+    let to = link_to(&link, peer.address, Some(peer.pin));
+    let words = ["HTTP 302", "a redirect", "login page in a browser"];
+    names(&nobody, &[&to], &[], (5, "websocket"), &words);
+    let peer = Peer::plain(PORTAL);
+    let address = peer.address.to_string();
+    names(&nobody, &[&address], &[], (5, "tls"), &["HTTP 302", "redirects to a login page"]);
+}
+
+#[test]
+fn doctor__missing_alpn_and_old_server_are_named() {
+    let host = Host::start();
+    let link = host.owner_link();
+    let nobody = host.stranger();
+    let no_alpn = Peer::tls(&[], BAD_REQUEST);
+    let too_old = Peer::tls(&["twinlock/1"], &ErrorCode::Version(0).to_frame());
+    let silent = Peer::tls(&["twinlock/1"], &[]);
+    let other = Peer::tls(&["h2"], &[]);
+    for (peer, name, words) in [
+        (&no_alpn, "challenge", &["not a frame of Twinlock", "(ALPN)"][..]),
+        (&too_old, "challenge", &["ERROR 1", "update the server"]),
+        (&silent, "challenge", &["closed the connection after HELLO", "update the server"]),
+        (&other, "alpn", &["refuses the protocols", "pass TLS through"]),
+    ] {
+        let to = link_to(&link, peer.address, Some(peer.pin));
+        let json = names(&nobody, &[&to], &[], (5, name), words);
+        if name == "challenge" {
+            assert_eq!(step(&json, "certificate")["outcome"], "ok", "{json:#}");
+            assert_eq!(step(&json, "websocket")["outcome"], "warning", "{json:#}");
+        }
+    }
+}
+
+#[test]
+fn doctor__proxy_login_and_unknown_name_are_named() {
+    let host = Host::start();
+    let ada = host.owner();
+    for (scheme, words) in [
+        ("Basic realm=\"x\"", "--via-auth-file"),
+        ("NTLM", "accepts only NTLM, which is not supported"),
+        ("Negotiate", "accepts only Negotiate, which is not supported"),
+    ] {
+        let answer = format!("HTTP/1.1 407 Auth\r\nProxy-Authenticate: {scheme}\r\n\r\n");
+        let proxy = Peer::plain(answer.as_bytes());
+        let url = format!("http://{}", proxy.address);
+        names(&ada, &["--via", &url], &[], (5, "proxy"), &["HTTP 407", words]);
+    }
+    let proxy = [("HTTPS_PROXY", "https://127.0.0.1:1")];
+    let words = ["cannot be used", "PAC files are not supported"];
+    names(&ada, &["192.0.2.1:8443"], &proxy, (2, "proxy"), &words);
+    let words = ["cannot be resolved", "check the spelling of chat.invalid"];
+    names(&ada, &["chat.invalid:8443"], &[], (5, "name"), &words);
+}
+
+#[test]
+fn doctor__clock_off_by_a_day_is_named() {
+    let host = Host::start();
+    let ada = host.owner();
+    let server = MaliciousServer::start_with_clock(&host, &ada, DAY_MS);
+    let by = ada.by(server.address());
+    let words = ["24 h 0 min ahead of this machine's", "set the clock of the machine"];
+    names(&by, &[], &[], (2, "clock"), &words);
+}
+
+#[test]
+fn doctor__trusted_proxy_is_a_cut() {
+    let host = Host::start_with(&["--host", "127.0.0.1"]);
+    let ada = host.owner();
+    let proxy = Proxy::start(&host, Card::of(&ada).server, || Box::new(|_| ()));
+    let link =
+        link_to(&ada.invites(), proxy.address, InviteLink::parse(&ada.invites()).unwrap().tls_pin);
+    let trusting = [("SSL_CERT_FILE", proxy.ca_file.to_str().unwrap())];
+    let bob = host.stranger();
+    let ran = run(&bob, &["doctor", "--json", &link], &trusting).exits(0);
+    let json = ran.json().remove(0);
+    assert_eq!(step(&json, "middle")["facts"]["cut"], true, "{json:#}");
+    assert_eq!(step(&json, "certificate")["outcome"], "warning", "{json:#}");
+    assert!(ran.out.contains("rcgen self signed cert"), "{ran:?}");
+    // The profile forbids it.
+    let text = ada.profile_text().replace("binding = \"warn\"", "binding = \"require\"");
+    std::fs::write(ada.profile_file(), text).unwrap();
+    let by = ada.by(proxy.address);
+    names(&by, &[], &trusting, (4, "certificate"), &["TLS is intercepted", "pass TLS"]);
+}
