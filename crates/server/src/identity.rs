@@ -320,6 +320,42 @@ fn load_self_made(folder: &Folder) -> Result<ServerCert, IdentityError> {
     checked(folder, &chain, &key)
 }
 
+/// Files that only the server may read.
+pub(crate) const SECRETS: [&str; 2] = [SETUP, KEY];
+
+/// Reads the identity in `dir` without creating or changing anything. `None`: no file exists yet.
+///
+/// # Errors
+/// [`IdentityError`], which names the file.
+pub(crate) fn read(
+    dir: &Path,
+    own: Option<&OwnFiles>,
+) -> Result<Option<(Setup, ServerCert)>, IdentityError> {
+    let folder = Folder::unlocked(dir);
+    let Some(bytes) = folder.read_private(SETUP)? else {
+        for later in [KEY, CERT] {
+            if folder.has(later)? {
+                return Err(missing(&folder, SETUP, later));
+            }
+        }
+        return Ok(None);
+    };
+    if bytes.len() != SETUP_LEN {
+        return Err(IdentityError::Setup { path: folder.path(SETUP), got: bytes.len() });
+    }
+    let mut setup = Box::new(Zeroizing::new([0; SETUP_LEN]));
+    setup.copy_from_slice(&bytes);
+    let cert = match own {
+        Some(own) => load_own(own)?,
+        None => {
+            let key = folder.read_private(KEY)?.ok_or_else(|| missing(&folder, KEY, SETUP))?;
+            let chain = folder.read(CERT)?.ok_or_else(|| missing(&folder, CERT, KEY))?;
+            checked(&folder, &chain, &key)?
+        }
+    };
+    Ok(Some((setup, cert)))
+}
+
 fn load_own(own: &OwnFiles) -> Result<ServerCert, IdentityError> {
     let chain = files::read_own(&own.cert)?;
     let key = files::read_own_key(&own.key)?;

@@ -27,6 +27,7 @@ mod error;
 mod files;
 mod handshake_runtime;
 pub mod identity;
+pub mod inspect;
 mod invites;
 mod limits;
 mod private;

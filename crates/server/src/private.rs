@@ -39,6 +39,11 @@ pub(crate) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error)
 /// All later paths are below it. Fails if another user can write to the directory or replace it.
 pub(crate) fn data_directory(path: &Path) -> Result<PathBuf, Failed> {
     make_directory(path)?;
+    checked_directory(path)
+}
+
+/// The same for a directory that exists; changes nothing.
+pub(crate) fn checked_directory(path: &Path) -> Result<PathBuf, Failed> {
     let dir = fs::canonicalize(path).map_err(failed("use", path))?;
     check_directory(&dir)?;
     for above in dir.ancestors().skip(1) {

@@ -31,6 +31,12 @@ pub fn raise_descriptor_limit() -> io::Result<Descriptors> {
     Ok(Descriptors { before, now })
 }
 
+/// The limit of open files of a server that this user starts; `None`: unlimited.
+#[must_use]
+pub fn descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
 /// Disables core dumps, and access to this process's memory by other processes of the same user.
 /// The memory contains the keys of every session and the OPAQUE setup.
 ///

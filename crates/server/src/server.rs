@@ -47,6 +47,11 @@ pub fn make_data_directory(path: &Path) -> Result<PathBuf, StartError> {
     Ok(private::data_directory(path)?)
 }
 
+/// The time of the newest entry that is noted in the data directory, in ms since 1970.
+pub(crate) fn heads_time(data: &Path) -> Option<u64> {
+    heads::Heads::read(data, heads::FILE).ok()?.newest_time_ms()
+}
+
 /// A running server. Dropping it drops its connections; [`Server::shutdown`] closes them in order.
 pub struct Server {
     pub(crate) services: Services,

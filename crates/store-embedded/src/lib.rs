@@ -14,6 +14,7 @@ mod credentials;
 mod entries;
 mod entry_writer;
 mod error;
+mod examine;
 mod files;
 mod fts_query;
 mod head_cache;
@@ -32,6 +33,7 @@ mod sources;
 mod store;
 mod write_transaction;
 
+pub use examine::{RecordState, examine_record};
 pub use open_error::OpenError;
 pub use options::{Expected, StoreOptions};
 pub use record_files::RecordLock;

@@ -25,7 +25,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Identit
 /// The directory, locked so that two concurrent first starts create one identity.
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Folder {
@@ -44,7 +44,12 @@ impl Folder {
         // Existing files may be from a start that was killed between a rename and its sync; a
         // record depends on them from now on.
         private::sync_found(&handle, path)?;
-        Ok(Self { path: path.to_owned(), _lock: handle })
+        Ok(Self { path: path.to_owned(), _lock: Some(handle) })
+    }
+
+    /// The directory as it is, for reading; it need not exist.
+    pub(super) fn unlocked(path: &Path) -> Self {
+        Self { path: path.to_owned(), _lock: None }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -72,6 +77,16 @@ impl Folder {
         let path = self.path(name);
         let Some(mut file) = open(&path)? else { return Ok(None) };
         restrict_mode(&file, &path, FILE_MODE)?;
+        read(&mut file, &path).map(Some)
+    }
+
+    /// The content of a secret, whose mode stays as it is.
+    pub(super) fn read_private(
+        &self,
+        name: &str,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
+        let path = self.path(name);
+        let Some(mut file) = open(&path)? else { return Ok(None) };
         read(&mut file, &path).map(Some)
     }
 

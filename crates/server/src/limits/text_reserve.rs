@@ -1,7 +1,8 @@
 //! The reserve of text: disk space that text leaves to the record's other data. Revocations,
 //! passwords, invites and registrations still work when text is refused.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,20 @@ struct DiskMeasurement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AtReserve(pub(crate) u64);
 
+/// Free space of a disk, and the part of it that text leaves free, bytes.
+pub(crate) struct DiskSpace {
+    pub(crate) free: u64,
+    pub(crate) reserve: u64,
+}
+
+/// Measures the disk of `dir`; for `reserve` see [`TextReserve::new`].
+pub(crate) fn disk_space(dir: &Path, reserve: Option<u64>) -> io::Result<DiskSpace> {
+    let disk = rustix::fs::statvfs(dir)?;
+    let all = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let reserve = reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
+    Ok(DiskSpace { free: disk.f_bavail.saturating_mul(disk.f_frsize), reserve })
+}
+
 impl TextReserve {
     /// For the disk of `dir`. `reserve`: bytes; `None`: the smaller of 256 MiB and 1.25 %.
     pub(crate) fn new(dir: PathBuf, reserve: Option<u64>) -> Self {
@@ -62,11 +77,8 @@ impl TextReserve {
         if age.is_none_or(|age| {
             age >= CHECK_INTERVAL || (age >= MIN_CHECK_INTERVAL && !fits(&last) && last.room > 0)
         }) {
-            match rustix::fs::statvfs(&self.dir) {
-                Ok(disk) => {
-                    let all = disk.f_blocks.saturating_mul(disk.f_frsize);
-                    let reserve = self.reserve.unwrap_or_else(|| RESERVE.min(all / RESERVE_PART));
-                    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            match disk_space(&self.dir, self.reserve) {
+                Ok(DiskSpace { free, reserve }) => {
                     *last = DiskMeasurement {
                         at: Some(now),
                         room: free.saturating_sub(reserve),

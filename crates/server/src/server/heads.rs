@@ -50,6 +50,11 @@ impl Heads {
         Expected { entries: self.newest.clone(), closed: self.closed }
     }
 
+    /// The time of the newest entry, in ms since 1970.
+    pub(super) fn newest_time_ms(&self) -> Option<u64> {
+        self.newest.iter().map(|newest| newest.time_ms).max()
+    }
+
     /// Notes that the record is open from now on.
     pub(super) fn note_opening(&self, data: &Path) -> Result<(), Failed> {
         match self.closed {
