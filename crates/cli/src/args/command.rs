@@ -161,11 +161,12 @@ pub(crate) enum CliCommand {
         `rekey-after = 60` in the profile's file, above [device], sets 60 seconds; the range\n\
         is 15 to 600.")]
     Status(StatusArgs),
-    /// Find out why a client does not connect
+    /// Find out why a client does not connect, or check a server's directory
     #[command(after_help = "Examples:\n  \
         twinlock doctor                         the server of the profile\n  \
         twinlock doctor chat.example.org:8443\n  \
-        twinlock doctor 'twinlock://chat.example.org:8443/#AQ...'\n\n\
+        twinlock doctor 'twinlock://chat.example.org:8443/#AQ...'\n  \
+        twinlock doctor --data /var/lib/twinlock\n\n\
         It tries each step of a connection: name, TCP, proxy, TLS, certificate, ALPN, each\n\
         transport, the handshake of the session, the clocks. For an ADDRESS the handshake\n\
         uses one of the 20 guesses a minute that the server allows this machine's address;\n\

@@ -1,5 +1,7 @@
 //! Arguments of `doctor`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 #[derive(Debug, Args)]
@@ -8,6 +10,12 @@ pub(crate) struct DoctorArgs {
     /// input) [default: the profile's server]
     #[arg(value_name = "ADDRESS|LINK")]
     pub(crate) server: Option<String>,
+    /// Check a server's data directory on this machine instead; its owner runs this
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    pub(crate) data: Option<PathBuf>,
+    /// With --data: the server's configuration file, for its ports and limits
+    #[arg(long, value_name = "FILE", requires = "data")]
+    pub(crate) config: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

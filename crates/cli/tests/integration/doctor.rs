@@ -299,3 +299,45 @@ fn doctor__trusted_proxy_is_a_cut() {
     let by = ada.by(proxy.address);
     names(&by, &[], &trusting, (4, "certificate"), &["TLS is intercepted", "pass TLS"]);
 }
+
+#[test]
+fn doctor__data_directory_is_checked_without_changes() {
+    let mut host = Host::start();
+    host.owner().run(&["send", "lobby", "hello"]).exits(0);
+    let (data, port) = (host.data(), host.port().to_string());
+    let doctor = |host: &Host, code| {
+        let args = ["doctor", "--json", "--data", data.to_str().unwrap(), "--port", &port];
+        host.stranger().run(&args).exits(code).json().remove(0)
+    };
+    let running = doctor(&host, 0);
+    assert_eq!(step(&running, "record")["facts"]["running"], true, "{running:#}");
+    assert!(step(&running, "port")["text"].as_str().unwrap().contains("in use"), "{running:#}");
+    host.terminate().exits(0);
+    let files = || {
+        let all = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap());
+        let mut all: Vec<_> =
+            all.map(|e| (e.file_name(), e.metadata().unwrap().modified().unwrap())).collect();
+        all.sort();
+        all
+    };
+    let before = files();
+    let stopped = doctor(&host, 0);
+    assert_eq!(files(), before);
+    for step in stopped["steps"].as_array().unwrap() {
+        assert_ne!(step["outcome"], "failed", "{stopped:#}");
+    }
+    assert_eq!(step(&stopped, "record")["outcome"], "ok", "{stopped:#}");
+    let taken = std::net::TcpListener::bind(host.address()).unwrap();
+    assert_eq!(doctor(&host, 2)["failed"], "port");
+    drop(taken);
+    // A page in the middle of the record.
+    let record = data.join("record.db");
+    let mut bytes = std::fs::read(&record).unwrap();
+    bytes[8192..16384].fill(0x55);
+    std::fs::write(&record, bytes).unwrap();
+    assert_eq!(doctor(&host, 2)["failed"], "record");
+    std::fs::remove_file(data.join("identity/opaque-setup")).unwrap();
+    let lost = doctor(&host, 2);
+    assert_eq!(lost["failed"], "identity");
+    assert!(lost["remedy"].as_str().unwrap().contains("backup"), "{lost:#}");
+}

@@ -1,14 +1,18 @@
 //! `doctor`: finds out why a client does not connect, or what is wrong with a server's directory.
 
+mod server;
+
 use serde::Serialize;
 use twinlock_client::doctor::{Outcome, Step, Subject, diagnose};
 use twinlock_core::invite::{Address, InviteLink};
 
 use super::join::link_from_stdin;
 use crate::args::{DoctorArgs, parse_address};
+use crate::blocking::blocking;
 use crate::context::{Context, address_of};
 use crate::exit::{Failure, exit_of};
 use crate::output::{Output, Style};
+use crate::settings::{ServeArgs, Settings};
 
 /// A link begins with this; an address cannot.
 const LINK: &str = "twinlock://";
@@ -30,6 +34,15 @@ struct DoctorJson<'a> {
 }
 
 pub(crate) async fn run(args: DoctorArgs, context: &Context) -> Result<(), Failure> {
+    if args.data.is_some() {
+        let DoctorArgs { data, config, json, .. } = args;
+        let global = &context.global;
+        let serve = ServeArgs::of_directory(data, config, global.host.clone(), global.port);
+        let config = Settings::new(serve)?.server;
+        let shown = config.data.display().to_string();
+        let steps = blocking(move || Ok::<_, Failure>(server::examine(config))).await?;
+        return report(&context.out, &shown, &steps, json);
+    }
     let subject = subject(&args, context)?;
     let found = diagnose(&subject, &context.global.route()).await?;
     report(&context.out, &found.server, &found.steps, args.json)
