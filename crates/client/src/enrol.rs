@@ -81,12 +81,17 @@ pub struct Returning {
     pub route: Route,
 }
 
-/// Asks the server for the terms of an invite, which stays unused.
+/// Asks the server for the terms of an invite, which stays unused. With `require_binding` it sends
+/// nothing if TLS does not reach the server.
 ///
 /// # Errors
 /// [`ClientError`]; [`ClientError::LoginRefused`] for an invite that is used, expired or unknown.
-pub async fn look(link: &InviteLink, route: &Route) -> Result<Terms, ClientError> {
-    let opened = open_invite(link, BindingPolicy::Warn, route).await?;
+pub async fn look(
+    link: &InviteLink,
+    require_binding: bool,
+    route: &Route,
+) -> Result<Terms, ClientError> {
+    let opened = open_invite(link, policy(require_binding), route).await?;
     let invite = opened.info.invite.unwrap_or_default();
     opened.connection.close(CloseCode::Bye).await;
     let user = match invite.user.as_str() {
@@ -110,7 +115,7 @@ pub async fn join(
 ) -> Result<Profile, ClientError> {
     refuse_existing(home, profile)?;
     let NewUser { user, label, password, require_binding, route } = new;
-    let binding = if require_binding { BindingPolicy::Require } else { BindingPolicy::Warn };
+    let binding = policy(require_binding);
     let ReadySession { connection, info, .. } = open_invite(link, binding, &route).await?;
     let mut session = RegistrationClient::by_invite(connection);
     let begin = proto::RegisterBegin {
@@ -355,6 +360,10 @@ fn refuse_existing(home: &Home, name: &Name) -> Result<(), ClientError> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn policy(require_binding: bool) -> BindingPolicy {
+    if require_binding { BindingPolicy::Require } else { BindingPolicy::Warn }
 }
 
 async fn open_invite(

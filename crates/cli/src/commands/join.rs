@@ -30,7 +30,8 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
     if let Some(address) = context.global.reach(&link.address)? {
         link.address = address;
     }
-    let terms = enrol::look(&link, &context.global.route()).await.map_err(not_invited)?;
+    let route = context.global.route();
+    let terms = enrol::look(&link, join.require_binding, &route).await.map_err(not_invited)?;
     if join.require_binding && tls_warning(terms.binding, None).is_some() {
         return Err(ClientError::TlsCut.into());
     }

@@ -1,6 +1,7 @@
 //! The way out through a proxy (HTTP CONNECT, SOCKS5), and which ends of TLS a client accepts.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use data_encoding::BASE64;
@@ -235,7 +236,14 @@ fn proxy__failures_name_the_proxy_and_the_remedy() {
 fn tls_trust__trusted_proxy_is_passed_and_named_unless_forbidden() {
     let host = Host::start_with(&["--host", "127.0.0.1"]);
     let ada = host.owner();
-    let proxy = Proxy::start(&host, Card::of(&ada).server, || Box::new(|_| ()));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let proxy = Proxy::start(&host, Card::of(&ada).server, move || {
+        let count = count.clone();
+        Box::new(move |part| {
+            count.fetch_add(part.len(), Ordering::SeqCst);
+        })
+    });
     let ca_file = proxy.ca_file.to_str().unwrap();
     let trusting = [("SSL_CERT_FILE", ca_file)];
     let link = moved(&ada.invites(), "127.0.0.1", proxy.address.port());
@@ -251,6 +259,8 @@ fn tls_trust__trusted_proxy_is_passed_and_named_unless_forbidden() {
     let refused = run(&bob, &strict, &trusting).exits(4);
     assert!(refused.err.contains(CUT), "{refused:?}");
     assert!(!bob.profile_file().exists());
+    // In both cases before HELLO.
+    assert_eq!(seen.load(Ordering::SeqCst), 0);
     // Trusted: every command says so.
     let joined = run(&bob, &join, &trusting).exits(0);
     let sent = run(&bob, &["send", "lobby", "hello"], &trusting).exits(0);

@@ -226,7 +226,7 @@ async fn enrolment__taken_name_leaves_no_profile_and_invite_unused() {
     assert_eq!(taken, ClientError::Refused(expected));
     assert!(Profile::load(&home, &name("default")).is_err());
     world.join("bob", &text).await;
-    let used = enrol::look(&link, &twinlock_client::Route::default()).await.unwrap_err();
+    let used = enrol::look(&link, false, &twinlock_client::Route::default()).await.unwrap_err();
     assert_eq!(used, ClientError::LoginRefused);
 }
 
