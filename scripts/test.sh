@@ -6,7 +6,9 @@
 # runs all tests, one at a time (.cargo/config.toml).
 #
 # Some tests need libraries of other languages, which scripts/peers.sh installs. If it cannot (no
-# Python, no Node, no registry), these tests do not run, and the last lines give the reason.
+# Python, no Node, no registry), these tests do not run, and the last lines give the reason. The same
+# holds for proxies and balancers, which scripts/middles.sh unpacks; with CI set, a missing one is a
+# failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,6 +24,9 @@ if ! why=$(./scripts/peers.sh 2>&1); then
     nextest=(-E 'not test(/^classic_peers::/)')
     plain=(-- --skip classic_peers::)
 fi
+
+middles=
+if ! why=$(./scripts/middles.sh 2>&1); then middles=${why##*$'\n'}; fi
 
 failed=0
 # Prints the output of a command and appends it to the log for counting.
@@ -46,5 +51,9 @@ sed 's/\x1b\[[0-9;]*m//g' "$log" | awk '
     }'
 if [[ -n $without ]]; then
     echo "NOT RUN: classic connections against libraries of other languages, because: $without"
+fi
+if [[ -n $middles ]]; then
+    echo "NOT RUN: sessions through some proxies and balancers, because of $middles"
+    if [[ -n ${CI:-} ]]; then exit 1; fi
 fi
 exit "$failed"

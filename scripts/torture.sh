@@ -49,7 +49,7 @@ part() {
         job=
     fi
     # Print its figures; a test's name may precede them.
-    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|attack|secrets|timing): .*)$/\2/p' "$log"
+    sed -n -E 's/^(test .* \.\.\. )?((crash|power|network|return|disk|flood|hostile|attack|secrets|timing|middle): .*)$/\2/p' "$log"
 }
 
 arguments=("$@")
@@ -58,6 +58,8 @@ release=(--release)
 # Cargo does not accept --release twice.
 if [[ " $* " == *" --release "* ]]; then release=(); fi
 echo "TWINLOCK_SEED=$TWINLOCK_SEED"
+# Without some of them, the test prints which.
+./scripts/middles.sh || true
 # The build is outside the time limit. One package at a time, or cargo unifies their features and
 # builds them again below.
 for package in twinlock twinlock-client; do
@@ -75,6 +77,7 @@ part twinlock disconnects::
 part twinlock returns::
 part twinlock idle::
 part twinlock files_proxy::
+part twinlock middles::
 part twinlock disk_fails::
 part twinlock torture_flood::
 part twinlock torture_hostile::
