@@ -50,6 +50,7 @@ mod hostile_lists;
 mod idle;
 mod invites;
 mod kills;
+mod middles;
 mod options;
 mod outages;
 mod outbox;

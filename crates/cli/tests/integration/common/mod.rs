@@ -6,9 +6,11 @@ pub mod device;
 pub mod image;
 pub mod lines;
 pub mod malicious_server;
+pub mod middle;
 mod process;
 pub mod proxy;
 pub mod raw;
+pub mod tap;
 pub mod terminal;
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
