@@ -15,7 +15,7 @@ squid squid
 apache2 apache2-bin
 microsocks microsocks,libnss-wrapper
 caddy caddy
-mitmdump mitmproxy,libnss-wrapper'
+mitmdump mitmproxy'
 
 middles=${CARGO_TARGET_DIR:-target}/middles
 mkdir -p "$middles"
@@ -26,12 +26,12 @@ if [[ -f $middles/complete && $(<"$middles/complete") == "$version" ]]; then exi
 rm -f "$middles/complete"
 PATH=$PATH:/usr/sbin:/sbin
 
-# Some need a file more: those without an option for host names get libnss_wrapper.
+# Two need a file more: microsocks has no option for host names, and gets libnss_wrapper.
 installed() {
     command -v "$1" >/dev/null || return 1
     case $1 in
         nginx) [[ -e /usr/lib/nginx/modules/ngx_stream_module.so ]] ;;
-        microsocks | mitmdump) compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null ;;
+        microsocks) compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null ;;
     esac
 }
 

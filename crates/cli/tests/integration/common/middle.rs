@@ -175,9 +175,9 @@ impl<'a> Middle<'a> {
 
     fn end(&mut self) {
         if let Some(running) = self.running.take() {
-            // So that it ends its own children.
+            // Each is one process. Apache waits for the end of open WebSockets, so it is killed.
             running.signal(Signal::TERM);
-            running.end(Duration::from_secs(10));
+            running.end(Duration::from_secs(1));
         }
     }
 
@@ -260,31 +260,38 @@ impl<'a> Middle<'a> {
                     self.address
                 )
             }
+            // Resolves each name as this machine.
+            "mitmdump" => "def server_connect(data):\n    \
+                 data.server.address = (\"127.0.0.1\", data.server.address[1])\n"
+                .to_owned(),
             _ => site,
         };
-        write(self.dir.path().join("config"), main).unwrap();
+        let name = if program == "mitmdump" { "config.py" } else { "config" };
+        write(self.dir.path().join(name), main).unwrap();
         write(self.dir.path().join("hosts"), format!("127.0.0.1 {NAME}\n")).unwrap();
         create_dir_all(self.dir.path().join("mitm")).unwrap();
     }
 
     fn command(&self) -> Command {
         let dir = self.dir.path();
-        let config = dir.join("config");
         let program = self.config.program();
+        let config = dir.join(if program == "mitmdump" { "config.py" } else { "config" });
         let mut command = self.programs.command(program);
         command.current_dir(dir).env("HOME", dir);
         let port = self.address.port().to_string();
         match program {
             "nginx" => command.arg("-p").arg(dir).args(["-e", "stderr", "-c"]).arg(config),
             "haproxy" => command.arg("-db").arg("-f").arg(config),
-            "apache2" => command.args(["-D", "FOREGROUND", "-f"]).arg(config),
+            // One process, so that none is left when it is killed.
+            "apache2" => command.args(["-X", "-f"]).arg(config),
             "stunnel" => command.arg(config),
             "caddy" => command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config),
             "squid" => command.args(["-N", "-d", "1", "-f"]).arg(config),
             "microsocks" => self.with_hosts(&mut command).args(["-i", "127.0.0.1", "-p", &port]),
-            "mitmdump" => self
-                .with_hosts(&mut command)
-                .args(["--listen-host", "127.0.0.1", "--ssl-insecure", "-p", &port, "--set"])
+            "mitmdump" => command
+                .args(["--listen-host", "127.0.0.1", "--ssl-insecure", "-p", &port, "-s"])
+                .arg(config)
+                .arg("--set")
                 .arg(format!("confdir={}", dir.join("mitm").display())),
             other => panic!("{other}"),
         };

@@ -79,19 +79,19 @@ impl Tap {
         self.seen.lock().unwrap().len()
     }
 
-    /// Whether it relayed these bytes in one direction, at one time.
-    pub fn has(&self, what: &[u8]) -> bool {
-        assert!(what.len() >= 4);
-        let seen = self.seen.lock().unwrap();
-        // Most positions differ in the first byte.
-        let mut rest = &seen[..];
-        while let Some(at) = rest.iter().position(|byte| *byte == what[0]) {
-            if rest[at..].starts_with(what) {
-                return true;
-            }
-            rest = &rest[at + 1..];
+    /// The first of these that it relayed, in one direction and at one time.
+    pub fn finds<'a>(&self, any: &'a [Vec<u8>]) -> Option<&'a [u8]> {
+        // By their first two bytes, because there can be much to search.
+        let mut starts = vec![Vec::new(); 1 << 16];
+        for wanted in any {
+            assert!(wanted.len() >= 4);
+            starts[usize::from(u16::from_be_bytes([wanted[0], wanted[1]]))].push(&wanted[..]);
         }
-        false
+        let seen = self.seen.lock().unwrap();
+        seen.windows(2).enumerate().find_map(|(at, pair)| {
+            let here = &starts[usize::from(u16::from_be_bytes([pair[0], pair[1]]))];
+            here.iter().find(|wanted| seen[at..].starts_with(wanted)).copied()
+        })
     }
 }
 
