@@ -2,10 +2,9 @@
 //! it.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use twinlock_core::id::MessageId;
 use twinlock_transport::OsEntropy;
@@ -13,6 +12,7 @@ use twinlock_transport::OsEntropy;
 use crate::blocking::blocking;
 use crate::client::Client;
 use crate::clock::now_ms;
+use crate::delivery_queue::DeliveryQueue;
 use crate::error::{ClientError, RefusalReason};
 use crate::event_router::EventRouter;
 use crate::outbox::{Ack, MessageOutcome};
@@ -228,55 +228,5 @@ impl Deliveries {
 impl Drop for Deliveries {
     fn drop(&mut self) {
         self.router.forget(self.pending.iter().chain(&self.discarded));
-    }
-}
-
-/// The results of messages on their way from the router. At most one for each watched message.
-#[derive(Debug, Default)]
-pub(crate) struct DeliveryQueue {
-    state: Mutex<DeliveryState>,
-    changed: Notify,
-}
-
-type MessageResult = Result<Ack, RefusalReason>;
-
-#[derive(Debug, Default)]
-struct DeliveryState {
-    results: VecDeque<(MessageId, MessageResult)>,
-    /// A message of somebody else has a result.
-    has_progress: bool,
-    ended: Option<ClientError>,
-}
-
-impl DeliveryQueue {
-    pub(crate) fn settle(&self, message_id: MessageId, result: MessageResult) {
-        self.state().results.push_back((message_id, result));
-        self.changed.notify_one();
-    }
-
-    pub(crate) fn progressed(&self) {
-        self.state().has_progress = true;
-        self.changed.notify_one();
-    }
-
-    pub(crate) fn end(&self, error: &ClientError) {
-        self.state().ended = Some(error.clone());
-        self.changed.notify_one();
-    }
-
-    fn take(&self) -> Option<(MessageId, MessageResult)> {
-        self.state().results.pop_front()
-    }
-
-    fn take_progress(&self) -> bool {
-        std::mem::take(&mut self.state().has_progress)
-    }
-
-    fn ended(&self) -> Option<ClientError> {
-        self.state().ended.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, DeliveryState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

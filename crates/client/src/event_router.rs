@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, mpsc};
 use twinlock_core::id::{ConversationId, MessageId};
 
 use crate::connection_events::{ConnectionEvent, ConnectionEvents};
-use crate::delivery::DeliveryQueue;
+use crate::delivery_queue::DeliveryQueue;
 use crate::driver::DriverCommand;
 use crate::error::ClientError;
 use crate::model::{Event, FollowToken};

@@ -79,6 +79,7 @@ pub mod connector;
 mod conversation;
 mod delays;
 mod delivery;
+mod delivery_queue;
 pub mod directory;
 mod disk;
 pub mod doctor;

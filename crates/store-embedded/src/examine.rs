@@ -8,9 +8,10 @@ use rusqlite::{Connection, OpenFlags};
 use twinlock_store::StoreError;
 
 use crate::error::DbError;
+use crate::file_names::with_suffix;
 use crate::open::leave_files;
 use crate::open_error::OpenError;
-use crate::record_files::{check_companions, check_magic, has_wal, open, resolve, with_suffix};
+use crate::record_files::{check_companions, check_magic, has_wal, open, resolve};
 
 /// The state of a record's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ mod entries;
 mod entry_writer;
 mod error;
 mod examine;
+mod file_names;
 mod files;
 mod fts_query;
 mod head_cache;

@@ -13,11 +13,11 @@ use twinlock_core::id::{Link, ServerKey};
 use twinlock_store::{LOBBY, Newest, StoreError};
 
 use crate::error::DbError;
+use crate::file_names::{wal, with_suffix};
 use crate::open_error::OpenError;
 use crate::options::Expected;
 use crate::record_files::{
-    RecordLock, check_companions, check_magic, has_wal, private, rewrite_wal, sync_directory, wal,
-    with_suffix,
+    RecordLock, check_companions, check_magic, has_wal, private, rewrite_wal, sync_directory,
 };
 use crate::row::{get_uint, int};
 

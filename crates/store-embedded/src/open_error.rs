@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use twinlock_core::id::ServerKey;
 
-use crate::record_files::with_suffix;
+use crate::file_names::with_suffix;
 
 /// Why a record could not be opened.
 #[derive(Debug, Error)]

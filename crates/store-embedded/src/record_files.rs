@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use twinlock_store::StoreError;
 
 use crate::error::DbError;
+use crate::file_names::{wal, with_suffix};
 use crate::open_error::OpenError;
 use crate::row::get_uint;
 
@@ -159,16 +160,6 @@ pub(crate) fn check_magic(path: &Path) -> Result<(), OpenError> {
 
 pub(crate) fn lost(path: &Path, state: &'static str) -> OpenError {
     OpenError::Lost { path: path.to_path_buf(), state, trace: wal(path) }
-}
-
-pub(crate) fn wal(database: &Path) -> PathBuf {
-    with_suffix(database, "-wal")
-}
-
-pub(crate) fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// The files that a connection has open under the record's names, by device and inode.

@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 mod accounts;
+mod appended;
 mod bounds;
 mod classic_keys;
 pub mod conformance;
@@ -32,14 +33,14 @@ pub use accounts::{
     LoginMethod, LookedUp, NewDevice, PreparedInvite, Registered, Registration, StoredCredential,
     StoredDevice, StoredPerson, UserRole,
 };
+pub use appended::{Appended, Receipt};
 pub use bounds::{Bound, Bounds};
 pub use classic_keys::{AddedClassicKey, ClassicKeyStore, ListedClassicKey, StoredClassicKey};
 pub use directory::{ConversationForm, Directory, Joined, LOBBY, OWN_COUNTED, StoredConversation};
 pub use error::StoreError;
 pub use files::{FileIndex, FileRef, FileUsage, LEAST_CHARGE};
 pub use log::{
-    Appended, EntryLog, EntryPage, Erased, NewEntry, Newest, Published, ReadLimit, Receipt,
-    StoredContent, StoredEntry,
+    EntryLog, EntryPage, Erased, NewEntry, Newest, Published, ReadLimit, StoredContent, StoredEntry,
 };
 pub use order::{AppendAnswer, AppendReply, Order};
 pub use search::{EntrySearch, SLICE, SearchFrom, SearchResult};

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use twinlock_core::chain::{self, Broken, EntryKind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Sender};
 
+use crate::appended::{Appended, Receipt};
 use crate::error::StoreError;
 use crate::files::FileRef;
 use crate::order::{AppendAnswer, Order};
@@ -88,31 +89,6 @@ pub struct NewEntry {
     pub kind: EntryKind,
     /// The body as received.
     pub body: Bytes,
-}
-
-/// The answer to one [`NewEntry`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Appended {
-    /// The entry is on disk. For a repeated `message_id`, the receipt of the first recording.
-    Recorded(Receipt),
-    /// The conversation does not exist, the sender is not a member, or the sender's classic key is
-    /// revoked or bound to another conversation.
-    NotAMember,
-}
-
-/// Number, time, salt and link of a recorded entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The entry's number.
-    pub n: u64,
-    /// Milliseconds since 1970 UTC.
-    pub time_ms: u64,
-    /// `None` once the entry is erased.
-    pub salt: Option<Salt>,
-    /// The entry's link, `link_n`.
-    pub link: Link,
 }
 
 /// A recorded entry.

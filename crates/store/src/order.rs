@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
+use crate::appended::Appended;
 use crate::error::StoreError;
-use crate::log::Appended;
 
 /// Resolves to the outcome of an append when its transaction has ended.
 pub type AppendAnswer = Pin<Box<dyn Future<Output = Result<Vec<Appended>, StoreError>> + Send>>;

@@ -13,10 +13,11 @@ use bytes::Bytes;
 use twinlock_core::chain::{self, Linked};
 use twinlock_core::id::{Commit, ConversationId, Link, Salt, Sender, ServerKey};
 
+use crate::appended::{Appended, Receipt};
 use crate::error::StoreError;
 use crate::file_body;
 use crate::files::FileRef;
-use crate::log::{Appended, NewEntry, Receipt, StoredContent, StoredEntry};
+use crate::log::{NewEntry, StoredContent, StoredEntry};
 
 /// An entry with everything that does not depend on its position.
 #[derive(Debug, Clone)]

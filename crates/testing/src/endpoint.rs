@@ -4,17 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::client::TlsStream;
 use twinlock_core::credential::Credential;
 use twinlock_core::id::{ServerKey, TlsPin};
 use twinlock_core::session::SessionConfig;
 use twinlock_transport::tls::{Alpn, ClientTls, ServerTrust, TlsFault};
 
 use crate::raw_client::{NoConnection, RawClient};
+pub use crate::stalled_socket::Io;
 use crate::{StalledSocket, random, soon};
-
-/// TLS over a socket whose reading can be suspended.
-pub type Io = TlsStream<StalledSocket>;
 
 /// A server as its clients know it.
 #[derive(Debug, Clone)]

@@ -7,6 +7,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// TLS over a socket whose reading can be suspended.
+pub type Io = TlsStream<StalledSocket>;
 
 /// A TCP connection that reads nothing while it is stalled. Writing continues.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use twinlock_transport::connection::{Connection, ConnectionError, Wake};
 use twinlock_transport::login::{LoginError, login};
 use twinlock_transport::tls::channel_binding;
 
-use crate::endpoint::Io;
+use crate::stalled_socket::Io;
 use crate::{SOON, soon};
 
 /// A failed login, or a connection that ended before READY.
