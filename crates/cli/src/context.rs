@@ -158,8 +158,11 @@ impl Context {
         profile: &Profile,
         password: Password,
     ) -> Result<ByPassword, Failure> {
-        Ok(ByPassword::open(profile, self.global.address.clone(), &self.global.route(), password)
-            .await?)
+        let address = self.global.address.clone();
+        let opened = ByPassword::open(profile, address, &self.global.route(), password).await?;
+        let (binding, issuer) = opened.tls();
+        warn_about_tls(&self.out, binding, issuer);
+        Ok(opened)
     }
 }
 

@@ -118,6 +118,12 @@ impl Connector {
         Ok(Self { address, tls, pin, binding, timing, route: Route::default() })
     }
 
+    /// The same with another reaction to TLS interception.
+    #[must_use]
+    pub(crate) fn requiring(self, binding: BindingPolicy) -> Self {
+        Self { binding, ..self }
+    }
+
     /// The same by this route.
     #[must_use]
     pub fn over(self, route: Route) -> Self {
@@ -195,7 +201,8 @@ impl Connector {
         let ready = timeout(READY_DEADLINE, ready(&mut connection)).await;
         match ready.unwrap_or(Err(NotReady::Late)) {
             Ok((info, binding)) => {
-                let binding = judge(binding, transport, info.transport());
+                let binding =
+                    judge(binding, transport, info.transport(), self.tls.is_pinned(tls.peer_pin));
                 Ok(ReadySession { connection, info, binding, tls, transport })
             }
             Err(error) => {
@@ -260,7 +267,11 @@ impl Connector {
     /// the end of TLS; HELLO costs the server more and is sent once.
     async fn connect(&self) -> Result<OpenedStream, ClientError> {
         let proxy = self.route.via.proxy_for(&self.address)?;
-        if proxy.is_some() && self.route.transport == TransportChoice::Plain {
+        let is_plain = self.route.transport == TransportChoice::Plain;
+        if is_plain && self.binding == BindingPolicy::Require {
+            return Err(ClientError::TlsCut);
+        }
+        if proxy.is_some() && is_plain {
             return Err(ClientError::PlainBeyondMachine(self.address.clone()));
         }
         let addresses = self.resolve(proxy.as_ref()).await?;
@@ -425,12 +436,21 @@ impl Connector {
     }
 }
 
-/// What is known about TLS, with what both ends know of the transport. Without TLS at one end it is
-/// known to be cut.
-fn judge(binding: Binding, here: ClientTransport, there: proto::Transport) -> Binding {
+/// What is known about TLS, with what both ends know of the transport. Without TLS at one end, and at
+/// an end of TLS that does not have the pinned key, it is known to be cut.
+fn judge(
+    binding: Binding,
+    here: ClientTransport,
+    there: proto::Transport,
+    is_pinned: Option<bool>,
+) -> Binding {
     let plain_there = matches!(there, proto::Transport::Plain | proto::Transport::PlainWebsocket);
     match binding {
-        Binding::Unknown if plain_there || here == ClientTransport::Plain => Binding::Cut,
+        Binding::Unknown
+            if plain_there || here == ClientTransport::Plain || is_pinned == Some(false) =>
+        {
+            Binding::Cut
+        }
         binding => binding,
     }
 }

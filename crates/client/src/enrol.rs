@@ -112,11 +112,12 @@ pub async fn join(
     profile: &Name,
     link: &InviteLink,
     new: NewUser,
-) -> Result<Profile, ClientError> {
+) -> Result<LoggedIn, ClientError> {
     refuse_existing(home, profile)?;
     let NewUser { user, label, password, require_binding, route } = new;
     let binding = policy(require_binding);
-    let ReadySession { connection, info, .. } = open_invite(link, binding, &route).await?;
+    let ReadySession { connection, info, binding: seen, tls: facts, .. } =
+        open_invite(link, binding, &route).await?;
     let mut session = RegistrationClient::by_invite(connection);
     let begin = proto::RegisterBegin {
         user: user.to_string(),
@@ -149,10 +150,11 @@ pub async fn join(
         created_ms: now_ms(),
     };
     let made = Profile::create(home, profile, new)?;
-    finish(home, session, records, made).await
+    let profile = finish(home, session, records, made).await?;
+    Ok(LoggedIn { profile, binding: seen, issuer: facts.issuer })
 }
 
-/// The result of [`log_in`].
+/// The result of [`join`] and [`log_in`].
 #[derive(Debug)]
 pub struct LoggedIn {
     /// The profile.
@@ -195,7 +197,9 @@ pub async fn log_in(
         (_, file) => TlsTrust::Ca { file: file.clone() },
     };
     let connector = match (&known, &ca_file) {
-        (Some(known), None) => Connector::of(known, Some(address.clone()), Timing::default())?,
+        (Some(known), None) => {
+            Connector::of(known, Some(address.clone()), Timing::default())?.requiring(binding)
+        }
         (_, None) => {
             Connector::new(address.clone(), ServerTrust::Learn, pin, binding, Timing::default())?
         }
@@ -205,7 +209,7 @@ pub async fn log_in(
             Connector::new(address.clone(), trust, pin, binding, Timing::default())?
         }
     };
-    let connector = connector.over(route);
+    let connector = connector.over(route.clone());
     let credential = Credential::User(user.clone(), password);
     let opened = connector.open_when_free(credential, &client_info(&label), PATIENCE).await;
     let ReadySession { connection, info, binding: seen, tls: facts, .. } =
@@ -227,7 +231,7 @@ pub async fn log_in(
         (Some(_), None, _) | (_, Some(_), _) => trust,
         (None, None, shown) => {
             let shown = shown.filter(|_| seen == Binding::Bound);
-            learned(&address, &info, shown).await
+            learned(&address, &info, shown, route).await
         }
     };
     let new = NewProfile {
@@ -261,7 +265,11 @@ pub async fn log_in(
 
 /// A session by the password of a profile's user, if the device cannot log in. If it can, use
 /// [`crate::Client::prove_password`].
-pub struct ByPassword(RegistrationClient);
+pub struct ByPassword {
+    session: RegistrationClient,
+    binding: Binding,
+    issuer: Option<String>,
+}
 
 impl ByPassword {
     /// Logs in.
@@ -278,7 +286,15 @@ impl ByPassword {
         let credential = Credential::User(profile.user().clone(), password);
         let info = client_info(profile.label());
         let opened = connector.open_when_free(credential, &info, PATIENCE).await;
-        Ok(Self(RegistrationClient::new(opened.map_err(by_password)?.connection)))
+        let ReadySession { connection, binding, tls, .. } = opened.map_err(by_password)?;
+        let session = RegistrationClient::new(connection);
+        Ok(Self { session, binding, issuer: tls.issuer })
+    }
+
+    /// The result of the channel binding, and who issued the TLS certificate, as it says.
+    #[must_use]
+    pub fn tls(&self) -> (Binding, Option<&str>) {
+        (self.binding, self.issuer.as_deref())
     }
 
     /// The user's devices.
@@ -286,7 +302,7 @@ impl ByPassword {
     /// # Errors
     /// [`ClientError`].
     pub async fn devices(&mut self) -> Result<Vec<DeviceInfo>, ClientError> {
-        match self.0.ask(Op::ListDevices(proto::ListDevices {})).await? {
+        match self.session.ask(Op::ListDevices(proto::ListDevices {})).await? {
             Answered::Devices(devices) => {
                 Ok(devices.devices.into_iter().filter_map(DeviceInfo::of).collect())
             }
@@ -300,8 +316,8 @@ impl ByPassword {
     /// [`ClientError`].
     pub async fn revoke_device(mut self, device: &DeviceId) -> Result<(), ClientError> {
         let revoke = proto::RevokeDevice { device: Bytes::copy_from_slice(&device.0) };
-        self.0.ask(Op::RevokeDevice(revoke)).await?;
-        self.0.close().await;
+        self.session.ask(Op::RevokeDevice(revoke)).await?;
+        self.session.close().await;
         Ok(())
     }
 
@@ -315,11 +331,12 @@ impl ByPassword {
         new: Password,
     ) -> Result<(), ClientError> {
         let begin = proto::RegisterBegin { password: true, ..proto::RegisterBegin::default() };
-        register::begin(&mut self.0, begin, profile.server_key()).await?;
+        register::begin(&mut self.session, begin, profile.server_key()).await?;
         let new = Some(Credential::User(profile.user().clone(), new));
-        let records = register::evaluate(&mut self.0, new, None, profile.server_key()).await?;
-        register::finish(&mut self.0, records).await?;
-        self.0.close().await;
+        let records =
+            register::evaluate(&mut self.session, new, None, profile.server_key()).await?;
+        register::finish(&mut self.session, records).await?;
+        self.session.close().await;
         Ok(())
     }
 }
@@ -336,7 +353,12 @@ fn by_password(error: ClientError) -> ClientError {
 ///
 /// By the pins that the server names; if none, by the system's CAs if they accept the server; else
 /// by the key that it showed.
-async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsPin>) -> TlsTrust {
+async fn learned(
+    address: &Address,
+    info: &proto::ServerInfo,
+    shown: Option<TlsPin>,
+    route: Route,
+) -> TlsTrust {
     if let Some(pins) = pins_of(info) {
         return TlsTrust::Pins(pins);
     }
@@ -346,7 +368,7 @@ async fn learned(address: &Address, info: &proto::ServerInfo, shown: Option<TlsP
     let connector =
         Connector::new(address.clone(), roots, None, BindingPolicy::Warn, Timing::default());
     let vouched = match connector {
-        Ok(connector) => connector.is_trusted().await,
+        Ok(connector) => connector.over(route).is_trusted().await,
         Err(_) => false,
     };
     if vouched { by_authority } else { TlsTrust::Pins(vec![shown]) }

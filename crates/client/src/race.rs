@@ -9,6 +9,9 @@ use tokio::time::sleep;
 /// Time that an attempt has before the next one starts beside it (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// Maximum number of addresses that are tried: a DNS answer may have hundreds.
+const MAX_ADDRESSES: usize = 16;
+
 /// Alternates the address families, IPv6 first, and removes repetitions. The order within a family
 /// stays, because the resolver has sorted it.
 pub(crate) fn interleaved(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
@@ -23,7 +26,7 @@ pub(crate) fn interleaved(addresses: impl IntoIterator<Item = SocketAddr>) -> Ve
     let mut mixed = Vec::new();
     loop {
         let next = [six.next(), four.next()];
-        if next.iter().all(Option::is_none) {
+        if mixed.len() >= MAX_ADDRESSES || next.iter().all(Option::is_none) {
             return mixed;
         }
         mixed.extend(next.into_iter().flatten());

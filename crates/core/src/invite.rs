@@ -172,7 +172,7 @@ pub struct InviteLink {
     pub server_key: ServerKey,
     /// The TLS key to accept; `None`: a certificate authority vouches for it.
     pub tls_pin: Option<TlsPin>,
-    /// A proxy terminates TLS, so the channel binding is off.
+    /// A proxy in front of the server terminates TLS.
     pub proxy: bool,
 }
 

@@ -103,7 +103,9 @@ impl VirtualUsers {
                 let name = user.clone();
                 let route = twinlock_client::Route::default();
                 let new = NewUser { user, label, password: None, require_binding: false, route };
-                enrol::join(&home, &name, &link, new).await.map(|profile| VirtualUser::of(&profile))
+                enrol::join(&home, &name, &link, new)
+                    .await
+                    .map(|joined| VirtualUser::of(&joined.profile))
             });
         }
         while let Some(user) = joining.join_next().await {

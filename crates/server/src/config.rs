@@ -63,8 +63,7 @@ pub struct Config {
     pub key_type: KeyType,
     /// The operator's own certificate and key, instead of generated ones.
     pub own_files: Option<OwnFiles>,
-    /// A proxy terminates TLS before this listener. Channel binding is then `off`, and invite links
-    /// say so. Connections without a PROXY header have no known address, and no limit by address.
+    /// A proxy terminates TLS before this listener. Invite links say so and have no pin. Connections without a PROXY header have no known address, and no limit by address.
     pub behind_proxy: bool,
     /// Addresses of proxies that put a PROXY header (version 1 or 2) before every connection and are
     /// trusted, whether TLS ends at them or here. The server accepts none from other addresses.
@@ -81,7 +80,7 @@ pub struct Config {
     pub websocket_path: String,
     /// The page at `/`, HTML if it begins with `<`. Default: a line of text.
     pub index: Option<String>,
-    /// Reaction to TLS interception. Behind a proxy it is always `Off`.
+    /// Reaction to TLS interception.
     pub binding: BindingPolicy,
     /// Log the text of each message, escaped.
     pub log_messages: bool,

@@ -55,8 +55,11 @@ pub(crate) struct GlobalArgs {
     pub(crate) transport: TransportChoice,
     /// Go through this proxy: http://HOST:PORT (CONNECT), socks5://HOST:PORT, or none
     /// [default: what HTTPS_PROXY, ALL_PROXY and NO_PROXY say, except to this machine]
-    #[arg(long, global = true, value_name = "URL", value_parser = via, help_heading = "Everywhere")]
-    pub(crate) via: Option<Via>,
+    #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
+    pub(crate) via: Option<String>,
+    /// The proxies of `--via` and `--via-auth-file`.
+    #[arg(skip)]
+    pub(crate) proxies: Via,
     /// Read the proxy's USER:PASSWORD from this file
     #[arg(long, global = true, value_name = "FILE", requires = "via", help_heading = "Everywhere")]
     pub(crate) via_auth_file: Option<PathBuf>,
@@ -85,23 +88,31 @@ pub(crate) struct GlobalArgs {
 impl GlobalArgs {
     /// How connections reach the server.
     pub(crate) fn route(&self) -> Route {
-        Route { transport: self.transport, via: self.via.clone().unwrap_or_default() }
+        Route { transport: self.transport, via: self.proxies.clone() }
     }
 
-    /// Adds the user name and password of `--via-auth-file` to the proxy of `--via`.
+    /// Reads `--via` and `--via-auth-file`.
     ///
     /// # Errors
-    /// The file cannot be used.
-    pub(crate) async fn read_via_login(&mut self) -> Result<(), Failure> {
+    /// The URL is not one of a proxy, or the file cannot be used. The message does not repeat the
+    /// URL, which may have a password.
+    pub(crate) async fn find_proxies(&mut self) -> Result<(), Failure> {
+        if let Some(url) = &self.via {
+            self.proxies = via(url)
+                .map_err(|error| Failure::usage(format!("--via cannot be used: {error}")))?;
+        }
         let Some(file) = self.via_auth_file.clone() else { return Ok(()) };
         let fail = |problem: &dyn std::fmt::Display| {
             Failure::usage(format!("--via-auth-file {}: {problem}", file.display()))
         };
-        let bytes = secret_file(&file, MAX_LOGIN).await?.map_err(|error| fail(&error))?;
+        let bytes = secret_file(&file, MAX_LOGIN + 1).await?.map_err(|error| fail(&error))?;
+        if bytes.len() as u64 > MAX_LOGIN {
+            return Err(fail(&format!("it has more than {MAX_LOGIN} bytes")));
+        }
         let login = std::str::from_utf8(&bytes).ok().and_then(parse_login);
         let login = login.ok_or_else(|| fail(&"it has to be USER:PASSWORD on one line"))?;
-        match &mut self.via {
-            Some(Via::Proxy(proxy)) => proxy.login = Some(login),
+        match &mut self.proxies {
+            Via::Proxy(proxy) => proxy.login = Some(login),
             _ => return Err(Failure::usage("--via-auth-file goes with --via and a proxy's URL")),
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use twinlock_client::directory::Role;
-use twinlock_client::enrol::{self, NewUser};
+use twinlock_client::enrol::{self, LoggedIn, NewUser};
 use twinlock_client::error::{ClientError, Refusal, RefusalReason};
 use twinlock_core::id::Name;
 use twinlock_core::invite::InviteLink;
@@ -85,6 +85,11 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
             joined => break joined.map_err(not_invited)?,
         }
     };
+    let LoggedIn { profile: joined, binding, issuer } = joined;
+    // TLS may be intercepted since the look at the invite.
+    if binding != terms.binding {
+        warn_about_tls(&context.out, binding, issuer.as_deref());
+    }
     announce(&joined, context);
     if matches!(terms.role, Role::Owner | Role::Admin) {
         context

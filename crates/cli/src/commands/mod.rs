@@ -30,7 +30,7 @@ use crate::exit::Failure;
 
 /// Runs a client command.
 pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(), Failure> {
-    context.global.read_via_login().await?;
+    context.global.find_proxies().await?;
     if !matches!(command, CliCommand::Join(_) | CliCommand::Login(_) | CliCommand::Doctor(_)) {
         context.find_address()?;
     }

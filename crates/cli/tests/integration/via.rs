@@ -218,12 +218,12 @@ fn proxy__failures_name_the_proxy_and_the_remedy() {
     std::fs::write(&file, "no colon").unwrap();
     fails(Kind::Connect, &auth, 2, &["it has to be USER:PASSWORD"]);
     for (url, words) in [
-        ("http://ada:sesame@127.0.0.1:1", "--via-auth-file"),
+        ("http://ada:sesame@127.0.0.1:1", "--via-auth-file FILE"),
         ("https://127.0.0.1:1", "this kind of proxy does not work"),
         ("nonsense://", "not a URL"),
     ] {
         let ran = ada.run(&["--via", url, "history", "lobby"]).exits(2);
-        assert!(ran.err.contains(words), "{ran:?}");
+        assert!(ran.err.contains(words) && !ran.err.contains("sesame"), "{ran:?}");
     }
     let gone = ["--timeout", "5s", "--via", "http://127.0.0.1:1", "history", "lobby"];
     let ran = ada.run(&gone).exits(5);
@@ -267,6 +267,17 @@ fn tls_trust__trusted_proxy_is_passed_and_named_unless_forbidden() {
     for ran in [&joined, &sent] {
         assert!(ran.err.contains(CUT) && ran.err.contains("rcgen self signed cert"), "{ran:?}");
     }
+    // A login on the same profile can forbid it too.
+    let before = proxy.connections();
+    let password = host.root().join("password");
+    std::fs::write(&password, "nobody-in-between").unwrap();
+    let account = format!("bob@127.0.0.1:{}", proxy.address.port());
+    let login = ["login", "--require-binding", "--password-file", password.to_str().unwrap()];
+    let refused = run(&bob, &[&login[..], &[&account]].concat(), &trusting).exits(4);
+    assert!(refused.err.contains(CUT), "{refused:?}");
+    assert!(!bob.profile_text().contains("binding = \"require\""));
+    assert_eq!(proxy.connections(), before + 1);
+    assert_eq!(host.log().matches("login refused").count(), 0, "HELLO was sent");
     // Without the proxy, the same profile reaches the server and gets no warning.
     let address = host.address().to_string();
     let read = bob.run(&["--address", &address, "history", "lobby"]).exits(0);

@@ -166,7 +166,12 @@ fn fail(
             challenge("no answer to HELLO".to_owned()).remedy(another)
         }
         OpenFault::Connect(error) => {
-            challenge(error.to_string()).remedy("repeat; the other end may limit connections")
+            let fault = error.fault();
+            let remedy = match fault {
+                Fault::Network => "repeat; the other end may limit connections",
+                _ => login_remedy(&error),
+            };
+            Step::failed("challenge", fault, error.to_string()).remedy(remedy)
         }
         fault => {
             found.add(challenged("HELLO is answered with CHALLENGE"));

@@ -194,7 +194,7 @@ impl Admission {
         let hidden = self.env.config.behind_proxy
             || kind == ListenerKind::Plain
             || self.sends_proxy_header(peer)
-            || self.is_http_proxy(peer);
+            || (kind == ListenerKind::Sessions && self.is_http_proxy(peer));
         (!hidden).then(|| SourcePrefix::of(peer.ip()))
     }
 

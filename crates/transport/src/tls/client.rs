@@ -222,11 +222,14 @@ impl ServerCertVerifier for PinVerifier {
         let Some(pins) = self.pins.as_ref().filter(|pins| !pins.contains(&got)) else {
             return Ok(ServerCertVerified::assertion());
         };
+        // The placeholder for a host that no certificate can name.
+        let no_name = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
         let authorities = self.by_authority.get_or_init(|| by_authority(Vec::new()).ok());
-        let verified = authorities.as_ref().map(|authorities| {
-            let (certificate, chain) = (end_entity, intermediates);
-            authorities.verify_server_cert(certificate, chain, server_name, ocsp_response, now)
-        });
+        let verified =
+            authorities.as_ref().filter(|_| *server_name != no_name).map(|authorities| {
+                let (certificate, chain) = (end_entity, intermediates);
+                authorities.verify_server_cert(certificate, chain, server_name, ocsp_response, now)
+            });
         match verified {
             Some(Ok(verified)) => Ok(verified),
             _ => {

@@ -7,6 +7,7 @@ use twinlock_app::{
 };
 use twinlock_client::error::Fault;
 use twinlock_client::model::{Entry, Facts};
+use twinlock_core::session::Binding;
 
 use super::LineChat;
 use crate::connection_text::{session_words, tls_warning, trying_again};
@@ -173,9 +174,11 @@ impl LineChat {
             tls.version.clone().unwrap_or_else(unknown),
             tls.group.clone().unwrap_or_else(unknown),
             tls.suite.clone().unwrap_or_else(unknown),
-            match tls_warning(facts.up.binding, None) {
-                None => "reaches the server",
-                Some(_) => "may be intercepted: see `twinlock status`",
+            match facts.up.binding {
+                Binding::Bound => "reaches the server",
+                Binding::Off => "is not compared: the profile sets binding = \"off\"",
+                Binding::Cut => "is intercepted",
+                Binding::Unknown => "may be intercepted: the server sent no binding",
             },
         );
         let lock_2 = format!("lock 2: {}", session_words(facts));

@@ -57,7 +57,7 @@ pub async fn members(owner: &Person, root: &Path, count: usize) -> Vec<Card> {
             let new = NewUser { user, label, password: None, require_binding: false, route };
             let joined = enrol::join(&home, &default, &link, new).await.unwrap();
             drop(place);
-            Card::of_profile(&joined)
+            Card::of_profile(&joined.profile)
         });
     }
     let members = joining.join_all().await;
