@@ -17,7 +17,7 @@ const OPENED_ENTRIES: u64 = 20;
 impl App {
     /// Takes the user's conversations, and follows those that are not followed yet. Call this at
     /// the start, and with a new roster after each [`Change::Connected`] that restores a session:
-    /// conversations may have begun, and the server tells a new session of no presence.
+    /// conversations may have begun, and the server reports presence only to sessions that asked for it.
     pub fn handle_roster(&mut self, roster: Roster) {
         let is_first = !std::mem::replace(&mut self.is_ready, true);
         let Roster { open, shown, rooms, people } = roster;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
+use twinlock_client::connector::profile_address;
 use twinlock_client::enrol::ByPassword;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{self, Profile};
@@ -13,7 +14,6 @@ use twinlock_client::transfer::{self, Transfers};
 use twinlock_client::{Client, ClientError, ConnectionEvent, Event, Options};
 use twinlock_core::credential::Password;
 use twinlock_core::id::Name;
-use twinlock_core::invite::Address;
 
 use crate::args::{GlobalArgs, TransferArgs};
 use crate::connection_text::{trying_again, warn_about_tls};
@@ -53,7 +53,7 @@ impl Context {
     pub(crate) fn find_address(&mut self) -> Result<(), Failure> {
         if self.global.host.is_some() || self.global.port.is_some() {
             let profile = self.profile()?;
-            let known = address_of(&profile)?;
+            let known = profile_address(&profile)?;
             self.global.address = self.global.reach(&known)?;
         }
         Ok(())
@@ -172,11 +172,4 @@ pub(crate) fn is_shut_out(error: &ClientError) -> bool {
         error,
         ClientError::LoginRefused | ClientError::Ended(_) | ClientError::TooManySessions
     )
-}
-
-/// The address of a profile's server.
-pub(crate) fn address_of(profile: &Profile) -> Result<Address, Failure> {
-    Address::new(profile.host(), profile.port())
-        .and_then(|address| address.with_path(profile.path()))
-        .map_err(|_| Failure::usage("the profile's host is neither a name nor an address"))
 }

@@ -1,12 +1,13 @@
 //! What `join` and `login` share: the name of the new profile, the device's label, the first words.
 
+use twinlock_client::connector::profile_address;
 use twinlock_client::home::Home;
 use twinlock_client::profile::{DEFAULT, MAX_LABEL, Profile, ProfileError};
 use twinlock_core::id::Name;
 use twinlock_core::invite::server_words;
 
 use crate::ask;
-use crate::context::{Context, address_of};
+use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::words;
 
@@ -29,7 +30,7 @@ pub(crate) fn taken_profile(
 
 fn exists(known: &Profile) -> Failure {
     let (name, user) = (known.name(), known.user());
-    let at = address_of(known).map(|at| format!(" on {at}")).unwrap_or_default();
+    let at = profile_address(known).map(|at| format!(" on {at}")).unwrap_or_default();
     Failure::usage(format!("a profile '{name}' exists already: {user}{at}"))
         .hint("--profile NAME makes a second one; later commands take it too")
 }
@@ -56,7 +57,7 @@ pub(crate) async fn ask_profile(
 
 /// Tells the user about the new profile, and how to start.
 pub(crate) fn announce(profile: &Profile, context: &Context) {
-    let at = address_of(profile).map(|at| format!(" on {at}")).unwrap_or_default();
+    let at = profile_address(profile).map(|at| format!(" on {at}")).unwrap_or_default();
     let server_words = server_words(profile.server_key());
     context.out.say(&format!("You are {}{at}. Server words: {server_words}", profile.user()));
     context.out.say(&format!("Start a chat: twinlock{} chat", profile_option(profile.name())));

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use twinlock_core::credential::Credential;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ServerKey;
-use twinlock_core::invite::Address;
+use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
@@ -148,17 +148,9 @@ impl Connector {
         if profile.min_version() > VERSION {
             return Err(ClientError::Outdated(profile.min_version()));
         }
-        let trust = match profile.tls() {
-            TlsTrust::Pins(pins) => ServerTrust::Pins(pins),
-            TlsTrust::Ca { file } => ServerTrust::Ca { extra_roots: roots(file.as_deref())? },
-        };
+        let trust = trust_of_profile(profile)?;
         let key = Some(*profile.server_key());
-        let address = match address {
-            Some(address) => address,
-            None => Address::new(profile.host(), profile.port())
-                .and_then(|address| address.with_path(profile.path()))
-                .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))?,
-        };
+        let address = address.map_or_else(|| profile_address(profile), Ok)?;
         let rekey_after = profile.rekey_after().unwrap_or(timing.rekey_after);
         Self::new(address, trust, key, profile.binding(), Timing { rekey_after, ..timing })
     }
@@ -531,6 +523,32 @@ async fn ready(
             SessionEvent::Closed(code) => return Err(NotReady::Closed(code)),
             _ => {}
         }
+    }
+}
+
+/// The address of a profile's server.
+///
+/// # Errors
+/// [`ClientError::NoAddress`] if the profile's host is neither a name nor an address.
+pub fn profile_address(profile: &Profile) -> Result<Address, ClientError> {
+    Address::new(profile.host(), profile.port())
+        .and_then(|address| address.with_path(profile.path()))
+        .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))
+}
+
+/// The trust in TLS that a profile states.
+pub(crate) fn trust_of_profile(profile: &Profile) -> Result<ServerTrust, ClientError> {
+    Ok(match profile.tls() {
+        TlsTrust::Pins(pins) => ServerTrust::Pins(pins),
+        TlsTrust::Ca { file } => ServerTrust::Ca { extra_roots: roots(file.as_deref())? },
+    })
+}
+
+/// The trust in TLS that an invite link states.
+pub(crate) fn trust_of_link(link: &InviteLink) -> ServerTrust {
+    match link.tls_pin {
+        Some(pin) => ServerTrust::Pins(vec![pin]),
+        None => ServerTrust::Ca { extra_roots: Vec::new() },
     }
 }
 

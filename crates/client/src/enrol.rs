@@ -17,7 +17,7 @@ use twinlock_core::session::{Binding, BindingPolicy};
 use twinlock_transport::tls::ServerTrust;
 
 use crate::clock::now_ms;
-use crate::connector::{Connector, ReadySession};
+use crate::connector::{Connector, ReadySession, trust_of_link};
 use crate::directory::DeviceInfo;
 use crate::error::ClientError;
 use crate::home::Home;
@@ -393,10 +393,7 @@ async fn open_invite(
     binding: BindingPolicy,
     route: &Route,
 ) -> Result<ReadySession, ClientError> {
-    let trust = match link.tls_pin {
-        Some(pin) => ServerTrust::Pins(vec![pin]),
-        None => ServerTrust::Ca { extra_roots: Vec::new() },
-    };
+    let trust = trust_of_link(link);
     let pin = Some(link.server_key);
     let connector = Connector::new(link.address.clone(), trust, pin, binding, Timing::default())?
         .over(route.clone());

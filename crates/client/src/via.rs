@@ -34,7 +34,7 @@ pub enum ViaError {
     #[error("it is not a URL like http://HOST:PORT or socks5://HOST:PORT")]
     NoUrl,
     /// The scheme is not one of those that work.
-    #[error("this kind of proxy does not work here: use http:// or socks5://")]
+    #[error("this kind of proxy does not work here: use http://HOST:PORT or socks5://HOST:PORT")]
     Scheme,
     /// A password on the command line can be read by every user of the machine.
     #[error(
@@ -66,7 +66,7 @@ impl Via {
             Self::Direct => Ok(None),
             Self::Proxy(proxy) => Ok(Some(proxy.clone())),
             Self::Environment if is_this_machine(server) => Ok(None),
-            Self::Environment => by_matcher(&Matcher::from_env(), server),
+            Self::Environment => ProxyVariables::read().proxy_for(server),
         }
     }
 }
@@ -100,12 +100,45 @@ pub fn parse_login(text: &str) -> Option<ProxyLogin> {
     Some(ProxyLogin { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
 }
 
-fn by_matcher(matcher: &Matcher, server: &Address) -> Result<Option<ForwardProxy>, ViaError> {
-    let uri = format!("https://{}:{}/", server.host(), server.port());
-    // A scoped IPv6 address is no URI; it is of this network.
-    let Ok(uri) = uri.parse::<http::Uri>() else { return Ok(None) };
-    let Some(found) = matcher.intercept(&uri) else { return Ok(None) };
-    of_uri(found.uri(), login_of(&found)).map(Some)
+/// The variables that name proxies, as curl reads them.
+#[derive(Default)]
+struct ProxyVariables {
+    https: String,
+    all: String,
+    no: String,
+}
+
+impl ProxyVariables {
+    fn read() -> Self {
+        let first = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok());
+        Self {
+            https: first(["HTTPS_PROXY", "https_proxy"]).unwrap_or_default(),
+            all: first(["ALL_PROXY", "all_proxy"]).unwrap_or_default(),
+            no: first(["NO_PROXY", "no_proxy"]).unwrap_or_default(),
+        }
+    }
+
+    fn proxy_for(&self, server: &Address) -> Result<Option<ForwardProxy>, ViaError> {
+        let Self { https, all, no } = self;
+        // A scoped address is valid on this machine only.
+        if server.host().contains('%') {
+            return Ok(None);
+        }
+        let uri = format!("https://{}:{}/", server.host(), server.port());
+        let uri = uri.parse::<http::Uri>().map_err(|_| ViaError::NoUrl)?;
+        let matcher =
+            |https: &str| Matcher::builder().https(https).all(all.as_str()).no(no.as_str()).build();
+        if let Some(found) = matcher(https).intercept(&uri) {
+            return of_uri(found.uri(), login_of(&found)).map(Some);
+        }
+        // The matcher ignores a value that it cannot use. A direct connection in its place would
+        // show the user's address, so it is an error unless NO_PROXY names the server.
+        let is_spared = matcher("http://proxy.invalid").intercept(&uri).is_none();
+        if is_spared || (https.is_empty() && all.is_empty()) {
+            return Ok(None);
+        }
+        Err(ViaError::Scheme)
+    }
 }
 
 fn of_uri(uri: &http::Uri, login: Option<ProxyLogin>) -> Result<ForwardProxy, ViaError> {
@@ -163,17 +196,31 @@ mod tests {
 
     #[test]
     fn via__environment_follows_no_proxy_and_spares_this_machine() {
-        let matcher =
-            Matcher::builder().https("http://ada:s%20t@proxy.example:3128").no("intern.example");
-        let matcher = matcher.build();
-        let found = by_matcher(&matcher, &server("chat.example")).unwrap().unwrap();
+        let variables = |https: &str, all: &str, no: &str| {
+            let [https, all, no] = [https, all, no].map(ToOwned::to_owned);
+            ProxyVariables { https, all, no }
+        };
+        let company =
+            variables("http://ada:s%20t@proxy.example:3128", "", "intern.example,192.0.2.0/24");
+        let found = company.proxy_for(&server("chat.example")).unwrap().unwrap();
         assert_eq!(found.to_string(), "http://proxy.example:3128");
         let login = found.login.unwrap();
         assert_eq!((login.user.as_str(), login.password.as_str()), ("ada", "s t"));
-        assert_eq!(by_matcher(&matcher, &server("a.intern.example")), Ok(None));
-        let socks = Matcher::builder().all("socks5://u:p@127.0.0.1:9050").build();
-        let found = by_matcher(&socks, &server("192.0.2.7")).unwrap().unwrap();
+        for spared in ["a.intern.example", "192.0.2.7", "fe80::1%eth0"] {
+            assert_eq!(company.proxy_for(&server(spared)), Ok(None), "{spared}");
+        }
+        let socks = variables("", "socks5://u:p@127.0.0.1:9050", "");
+        let found = socks.proxy_for(&server("192.0.2.7")).unwrap().unwrap();
         assert_eq!((found.protocol, found.login.is_some()), (ProxyProtocol::Socks5, true));
+        assert_eq!(variables("", "", "").proxy_for(&server("chat.example")), Ok(None));
+        // A value that cannot be used is no reason for a direct connection.
+        for unusable in ["socks://127.0.0.1:9050", "ftp://127.0.0.1", "http://a b"] {
+            let of = |https, all| variables(https, all, "spared.example");
+            for set in [of(unusable, ""), of("", unusable)] {
+                assert_eq!(set.proxy_for(&server("chat.example")), Err(ViaError::Scheme));
+                assert_eq!(set.proxy_for(&server("spared.example")), Ok(None));
+            }
+        }
         for host in ["localhost", "LOCALHOST.", "x.localhost", "127.3.2.1", "::1"] {
             assert!(is_this_machine(&server(host)), "{host}");
         }

@@ -16,18 +16,8 @@ use crate::identity;
 use crate::limits::text_reserve::{DiskSpace, disk_space};
 use crate::private;
 use crate::server::heads_time;
-use twinlock_store_embedded::{RecordState, examine_record};
-
-/// State of the record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordCheck {
-    /// There is none: the first start creates it.
-    Missing,
-    /// A running server has it open.
-    InUse,
-    /// It was read and is consistent.
-    Good,
-}
+pub use twinlock_store_embedded::RecordState;
+use twinlock_store_embedded::examine_record;
 
 /// State of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +80,8 @@ pub fn read_identity(config: &Config) -> Result<Option<ServerCert>, String> {
 ///
 /// # Errors
 /// A message that names the file.
-pub fn record(data: &Path) -> Result<RecordCheck, String> {
-    match examine_record(&data.join("record.db")) {
-        Ok(RecordState::Missing) => Ok(RecordCheck::Missing),
-        Ok(RecordState::InUse) => Ok(RecordCheck::InUse),
-        Ok(RecordState::Good) => Ok(RecordCheck::Good),
-        Err(error) => Err(error.to_string()),
-    }
+pub fn record(data: &Path) -> Result<RecordState, String> {
+    examine_record(&data.join("record.db")).map_err(|error| error.to_string())
 }
 
 /// Each configured listening address, with the option that sets it.

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use serde::Serialize;
+use twinlock_client::connector::profile_address;
 use twinlock_client::directory::Role;
 use twinlock_client::profile::TlsTrust;
 use twinlock_core::invite::{Address, DEFAULT_PATH, InviteLink, server_words};
@@ -10,7 +11,7 @@ use twinlock_core::session::BindingPolicy;
 
 use crate::args::{InviteArgs, InviteRole};
 use crate::clock::{local_time, now_ms, rfc3339};
-use crate::context::{Context, address_of};
+use crate::context::Context;
 use crate::conversation::role_word;
 use crate::exit::Failure;
 use crate::invite_text::{join_command, local_only, qr};
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failu
     let profile = context.profile()?;
     let connects = match &context.global.address {
         Some(address) => address.clone(),
-        None => address_of(&profile)?,
+        None => profile_address(&profile)?,
     };
     let public = args.public.as_deref();
     let public = public.map(|text| public_address(text, &connects)).transpose()?;
@@ -112,7 +113,7 @@ fn unseen(gone: Gone) -> Failure {
     Failure::from(gone).hint("an invite was made and could not be shown; it expires unused")
 }
 
-/// Parses `HOST[:PORT][/PATH]`, which is only written into a link. What is missing is that of the
+/// Parses `HOST[:PORT][/PATH]`, which is only written into a link. A missing part is that of the
 /// address in use.
 fn public_address(text: &str, connects: &Address) -> Result<Address, Failure> {
     let address = Address::parse(text, Some(connects.port()));

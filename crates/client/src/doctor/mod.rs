@@ -18,9 +18,9 @@ use twinlock_core::invite::{Address, InviteLink};
 use twinlock_core::session::BindingPolicy;
 use twinlock_transport::tls::ServerTrust;
 
-use crate::connector::roots;
+use crate::connector::{profile_address, trust_of_link, trust_of_profile};
 use crate::error::ClientError;
-use crate::profile::{Profile, TlsTrust};
+use crate::profile::Profile;
 use crate::route::{Route, TransportChoice};
 use network::Path;
 pub use step::{Diagnosis, Outcome, Step};
@@ -55,31 +55,16 @@ impl Subject {
             },
             Self::Invite(link) => Known {
                 address: link.address.clone(),
-                trust: Some(match link.tls_pin {
-                    Some(pin) => ServerTrust::Pins(vec![pin]),
-                    None => ServerTrust::Ca { extra_roots: Vec::new() },
-                }),
+                trust: Some(trust_of_link(link)),
                 key: Some(link.server_key),
                 binding: BindingPolicy::Warn,
             },
-            Self::Profile(profile, address) => {
-                let own = || {
-                    Address::new(profile.host(), profile.port())
-                        .and_then(|address| address.with_path(profile.path()))
-                        .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))
-                };
-                Known {
-                    address: address.clone().map_or_else(own, Ok)?,
-                    trust: Some(match profile.tls() {
-                        TlsTrust::Pins(pins) => ServerTrust::Pins(pins),
-                        TlsTrust::Ca { file } => {
-                            ServerTrust::Ca { extra_roots: roots(file.as_deref())? }
-                        }
-                    }),
-                    key: Some(*profile.server_key()),
-                    binding: profile.binding(),
-                }
-            }
+            Self::Profile(profile, address) => Known {
+                address: address.clone().map_or_else(|| profile_address(profile), Ok)?,
+                trust: Some(trust_of_profile(profile)?),
+                key: Some(*profile.server_key()),
+                binding: profile.binding(),
+            },
         })
     }
 }

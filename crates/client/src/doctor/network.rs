@@ -149,7 +149,7 @@ fn proxy_remedy(fault: &ProxyFault, server: &Address) -> String {
     }
 }
 
-/// How the end of TCP is called.
+/// The name of the end of TCP in messages.
 fn of(end: &Address, is_proxy: bool) -> String {
     if is_proxy { format!("the proxy {end}") } else { end.to_string() }
 }

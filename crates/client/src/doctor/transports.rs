@@ -46,7 +46,7 @@ async fn direct(path: &Path, known: &Known, uses_http: bool) -> Step {
             let text = format!("does not pass: {}", words(&fault));
             match uses_http {
                 // An HTTP proxy passes nothing else, and need not.
-                true => Step::ok(NAME, format!("{text}; not needed beside WebSocket")),
+                true => Step::ok(NAME, format!("{text}; not needed, since WebSocket works")),
                 false => Step::warning(NAME, text).remedy(
                     "try --transport websocket, or have the operator pass TLS through to the server",
                 ),

@@ -10,10 +10,18 @@ use twinlock_client::{
 };
 use twinlock_core::id::{Link, Salt};
 
-use crate::common::{LONG, World};
+use crate::common::{LONG, Person, World};
 
 async fn next(messages: &mut Messages) -> Message {
     timeout(LONG, messages.next()).await.unwrap().unwrap()
+}
+
+/// An invite link that a user makes.
+async fn link_by(person: &Person) -> String {
+    let (client, _events) = person.start(crate::common::quick());
+    let link = person.invite(&client).await;
+    client.close().await;
+    link
 }
 
 async fn say(conversation: &Conversation, text: &str) -> u64 {
@@ -25,12 +33,7 @@ async fn say(conversation: &Conversation, text: &str) -> u64 {
 async fn front_door__messages_resume_after_the_handled_one() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
-    let link = {
-        let (client, _events) = ada.start(crate::common::quick());
-        let link = ada.invite(&client).await;
-        client.close().await;
-        link
-    };
+    let link = link_by(&ada).await;
     let ada = Client::open_in(&ada.home, "default").await.unwrap();
     let lobby = ada.conversation("lobby").await.unwrap();
 
@@ -227,12 +230,7 @@ async fn front_door__slow_reader_gets_every_message_once() {
 async fn front_door__inbox_of_everything_finds_new_conversations() {
     let world = World::new(|_| {}).await;
     let ada = world.owner("ada").await;
-    let link = {
-        let (client, _events) = ada.start(crate::common::quick());
-        let link = ada.invite(&client).await;
-        client.close().await;
-        link
-    };
+    let link = link_by(&ada).await;
     let ada = Client::open_in(&ada.home, "default").await.unwrap();
     let bob = Client::join_in(&world.home("bob"), "default", &link, "bob").await.unwrap();
     let options = || InboxOptions { position: Some("sdk:all".to_owned()), ..Default::default() };
@@ -267,7 +265,8 @@ async fn front_door__inbox_of_everything_finds_new_conversations() {
         }
     };
     assert_eq!(lost, "@bob");
-    ada.mark_read(messages_id(&ada).await, 2).await.unwrap();
+    let direct = ada.conversation("@bob").await.unwrap().info().id;
+    ada.mark_read(direct, 2).await.unwrap();
     say(&to_ada, "to the program").await;
     say(&bob.conversation("lobby").await.unwrap(), "to the inbox").await;
     assert_eq!(next(&mut messages).await.text(), "to the program");
@@ -292,10 +291,6 @@ async fn front_door__inbox_of_everything_finds_new_conversations() {
         }
     }
     assert_eq!(from_bob, [2, 3]);
-}
-
-async fn messages_id(client: &Client) -> u64 {
-    client.conversation("@bob").await.unwrap().info().id
 }
 
 /// A user leaves a room and joins it again before the program looks.

@@ -278,7 +278,7 @@ async fn websocket__ping_flood_without_reader_is_bounded() {
     server.read_exact(&mut read).await.unwrap();
     assert_eq!(&read, b"done");
     let _writer = flood.await.unwrap();
-    // Most pongs were dropped, and what is sent now arrives among those that were not.
+    // Most pongs were dropped; a message arrives among the others.
     let sent = tokio::spawn(async move {
         server.write_all(b"alive").await.unwrap();
         server.flush().await.unwrap();

@@ -3,13 +3,14 @@
 mod server;
 
 use serde::Serialize;
+use twinlock_client::connector::profile_address;
 use twinlock_client::doctor::{Outcome, Step, Subject, diagnose};
 use twinlock_core::invite::{Address, InviteLink};
 
 use super::join::link_from_stdin;
 use crate::args::{DoctorArgs, parse_address};
 use crate::blocking::blocking;
-use crate::context::{Context, address_of};
+use crate::context::Context;
 use crate::exit::{Failure, exit_of};
 use crate::output::{Output, Style};
 use crate::settings::{ServeArgs, Settings};
@@ -59,7 +60,7 @@ fn subject(args: &DoctorArgs, context: &Context) -> Result<Subject, Failure> {
                 None => failure
                     .hint("`twinlock doctor ADDRESS` or `twinlock doctor LINK` needs no profile"),
             })?;
-            let address = global.reach(&address_of(&profile)?)?;
+            let address = global.reach(&profile_address(&profile)?)?;
             Ok(Subject::Profile(Box::new(profile), address))
         }
         Some(text) if text == "-" || text.trim().starts_with(LINK) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twinlock_client::doctor::Step;
 use twinlock_client::error::Fault;
-use twinlock_server::inspect::{self, PortCheck, RecordCheck};
+use twinlock_server::inspect::{self, PortCheck, RecordState};
 use twinlock_server::{Config, process};
 
 /// A certificate that ends sooner is worth a warning.
@@ -57,15 +57,15 @@ pub(super) fn examine(mut config: Config) -> Vec<Step> {
         }
     };
     let record = inspect::record(&config.data);
-    let is_running = matches!(record, Ok(RecordCheck::InUse));
+    let is_running = matches!(record, Ok(RecordState::InUse));
     steps.push(
         match record {
-            Ok(RecordCheck::Good) => Step::ok("record", "the quick check found no fault"),
-            Ok(RecordCheck::InUse) => Step::ok(
+            Ok(RecordState::Good) => Step::ok("record", "the quick check found no fault"),
+            Ok(RecordState::InUse) => Step::ok(
                 "record",
                 "a running server holds its lock and checked it at its start; not read again",
             ),
-            Ok(RecordCheck::Missing) => {
+            Ok(RecordState::Missing) => {
                 Step::warning("record", "none yet; the first start creates it")
             }
             Err(error) => failed("record", error).remedy(
