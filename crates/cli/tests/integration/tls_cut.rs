@@ -92,6 +92,7 @@ fn tls_interception__proxy_cannot_read_messages_or_secrets() {
     assert_eq!(read.err, "");
 
     // The proxy saw everything: handshakes name the user of a password login.
+    proxy.wait_ended(proxy.connections());
     assert!(proxy.connections() >= 5, "{}", proxy.connections());
     assert!(seen.bytes() > MESSAGES * 50);
     assert!(seen.has(b"\x01\x00\x01\x03bob"));
@@ -120,6 +121,7 @@ fn tls_interception__require_binding_sends_nothing_via_proxy() {
         let ran = strict.start(args).ended(limit).exits(4);
         assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
     }
+    proxy.wait_ended(3);
     assert_eq!(proxy.connections(), 3);
     let log = std::fs::read_to_string(strict.home.join("state/default/client.log")).unwrap();
     let refused = |line: &str| line.contains(" WARN ") && line.contains("no session");

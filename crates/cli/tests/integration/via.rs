@@ -259,7 +259,8 @@ fn tls_trust__trusted_proxy_is_passed_and_named_unless_forbidden() {
     let refused = run(&bob, &strict, &trusting).exits(4);
     assert!(refused.err.contains(CUT), "{refused:?}");
     assert!(!bob.profile_file().exists());
-    // In both cases before HELLO.
+    // In both cases before HELLO; only the second completed TLS.
+    proxy.wait_ended(1);
     assert_eq!(seen.load(Ordering::SeqCst), 0);
     // Trusted: every command says so.
     let joined = run(&bob, &join, &trusting).exits(0);
@@ -268,7 +269,9 @@ fn tls_trust__trusted_proxy_is_passed_and_named_unless_forbidden() {
         assert!(ran.err.contains(CUT) && ran.err.contains("rcgen self signed cert"), "{ran:?}");
     }
     // A login on the same profile can forbid it too.
-    let before = (proxy.connections(), seen.load(Ordering::SeqCst));
+    let connections = proxy.connections();
+    proxy.wait_ended(connections);
+    let before = seen.load(Ordering::SeqCst);
     let password = host.root().join("password");
     std::fs::write(&password, "nobody-in-between").unwrap();
     let account = format!("bob@127.0.0.1:{}", proxy.address.port());
@@ -277,8 +280,8 @@ fn tls_trust__trusted_proxy_is_passed_and_named_unless_forbidden() {
     assert!(refused.err.contains(CUT), "{refused:?}");
     assert!(!bob.profile_text().contains("binding = \"require\""));
     // TLS was completed, and nothing was sent.
-    let after = (proxy.connections(), seen.load(Ordering::SeqCst));
-    assert_eq!(after, (before.0 + 1, before.1));
+    proxy.wait_ended(connections + 1);
+    assert_eq!(seen.load(Ordering::SeqCst), before);
     // Without the proxy, the same profile reaches the server and gets no warning.
     let address = host.address().to_string();
     let read = bob.run(&["--address", &address, "history", "lobby"]).exits(0);

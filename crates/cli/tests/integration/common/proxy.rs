@@ -19,7 +19,7 @@ pub struct Proxy {
     /// Its certificate, PEM, which clients can trust as a CA.
     pub ca_file: PathBuf,
     interceptor: TlsInterceptor,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Proxy {
@@ -35,7 +35,7 @@ impl Proxy {
         let ca_file = host.root().join("proxy.pem");
         std::fs::write(&ca_file, &interceptor.certificate).unwrap();
         let (address, pin) = (interceptor.address, interceptor.pin);
-        Self { address, pin, ca_file, interceptor, _runtime: runtime }
+        Self { address, pin, ca_file, interceptor, runtime }
     }
 
     /// A forged invite link, with the proxy's address and key.
@@ -60,9 +60,14 @@ impl Proxy {
         person.by(self.address)
     }
 
-    /// The number of forwarded connections.
+    /// The number of clients that completed TLS.
     pub fn connections(&self) -> usize {
         self.interceptor.connections()
+    }
+
+    /// Waits until `count` connections have ended, and their watchers have received everything.
+    pub fn wait_ended(&self, count: usize) {
+        self.runtime.block_on(self.interceptor.wait_ended(count));
     }
 }
 
