@@ -191,6 +191,8 @@ for way in put get; do
     row "the whole \`$way\` command, $mib MiB" \
         "$(awk -v way=$way '$1 == way { print $2 }' "$shm/commands" | median) MB/s" '1 200 MB/s'
 done
+timeout --foreground 300 env BENCH_DIR="$disk" BENCH_MEMORY="$memory" TWINLOCK="$twinlock" \
+    ./scripts/bench-middles.sh "$rounds" >"$dir/middles"
 row 'server at rest, resident' "$rest MiB" '25 MiB'
 row 'the binary' "$binary MiB" '25 MiB'
 
@@ -213,6 +215,12 @@ noise=$(calc '%.1f' "$busiest / 10")
 ratio to another program is stable if both are measured alternately on the same machine; some ratios are in
 [010](design/010-what-limits-the-speed.md#compared-with-other-programs).
 
+## Through nginx
+
+WORDS
+    cat "$dir/middles"
+    cat <<'WORDS'
+
 ## How it is measured
 
 - Client and server are release builds on one machine and use its loopback. The server has a new directory on the measured disk.
@@ -233,6 +241,10 @@ ratio to another program is stable if both are measured alternately on the same 
   files there. That memory was used and freed just before.
 - A whole `send` is a process from start to exit, 51 times alternating with `mosquitto_pub -q 1` over TLS to a local mosquitto,
   where that is installed. Mosquitto writes nothing to disk before it answers.
+- Through nginx, each round measures each way once, in the order of the table and with a new server. The ratio is the one to the
+  direct connection of the same round; its median is shown. nginx has the files of `contrib/nginx` and a worker for each core, and
+  takes CPU from client and server. Its CPU time is that of its workers. `make bench` uses an installed nginx or the one that
+  `scripts/middles.sh` unpacks.
 
 `twinlock bench` measures any server that you have a profile of, and `cargo run --release -p twinlock-store-embedded --example append_rate`
 measures the record alone. Both write real data.
