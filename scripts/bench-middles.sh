@@ -159,7 +159,9 @@ start_nginx() {
 # CPU time of the workers of the nginx master $1, in ticks; 0 without an argument.
 ticks() {
     if [[ -z $1 ]]; then echo 0 && return; fi
-    cat /proc/[0-9]*/stat 2>/dev/null | sed 's/.*) //' | awk -v of="$1" '$2 == of { sum += $12 + $13 } END { print sum + 0 }'
+    # Other processes may end between the list of the files and the reading.
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | sed 's/.*) //' |
+        awk -v of="$1" '$2 == of { sum += $12 + $13 } END { print sum + 0 }'
 }
 
 # Load of all CPUs over one second, in percent.
