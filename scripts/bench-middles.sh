@@ -25,7 +25,7 @@ ways=${BENCH_WAYS:-tls stream-to-plain stream-to-tls websocket websocket-to-plai
 
 # Sets nginx, module and, for an unpacked nginx, libraries. Fails if nginx or its module is missing.
 find_nginx() {
-    local name value root
+    local name value root=
     PATH=$PATH:/usr/sbin:/sbin
     module=/usr/lib/nginx/modules/ngx_stream_module.so
     if nginx=$(command -v nginx) && [[ -e $module ]]; then return; fi
