@@ -65,6 +65,10 @@ pub(super) fn examine(mut config: Config) -> Vec<Step> {
                 "record",
                 "a running server holds its lock and checked it at its start; not read again",
             ),
+            Ok(RecordState::Busy) => {
+                Step::warning("record", "another program has it open, so it was not read")
+                    .remedy("end that program (a backup, `sqlite3`), and repeat")
+            }
             Ok(RecordState::Missing) => {
                 Step::warning("record", "none yet; the first start creates it")
             }
