@@ -88,7 +88,7 @@ fn asks_for_help(command: &Command, words: &[OsString]) -> bool {
 }
 
 /// Lets option values begin with `-`, and treats empty environment variables as unset.
-fn adapt(command: Command) -> Command {
+pub(super) fn adapt(command: Command) -> Command {
     let command = command.mut_args(adapt_arg);
     command.mut_subcommands(adapt)
 }

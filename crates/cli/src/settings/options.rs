@@ -131,18 +131,6 @@ pub(crate) struct ServeArgs {
     pub(super) timing: TimingFile,
 }
 
-impl ServeArgs {
-    /// The settings of a server that is only looked at.
-    pub(crate) fn of_directory(
-        data: Option<PathBuf>,
-        config: Option<PathBuf>,
-        host: Option<String>,
-        port: Option<u16>,
-    ) -> Self {
-        Self { data, config, host, port, ..Self::default() }
-    }
-}
-
 /// The key of a self-made certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -341,3 +341,38 @@ fn doctor__data_directory_is_checked_without_changes() {
     assert_eq!(lost["failed"], "identity");
     assert!(lost["remedy"].as_str().unwrap().contains("backup"), "{lost:#}");
 }
+
+/// The ports are those that `serve` would take: an option, else a variable, else the file.
+#[test]
+fn doctor__data_directory_has_the_settings_of_serve() {
+    let host = Host::start();
+    let (data, port) = (host.data(), host.port().to_string());
+    let file = host.root().join("serve.toml");
+    std::fs::write(&file, "port = 1234\nclassic-port = 8444\n").unwrap();
+    let file = file.to_str().unwrap();
+    let doctor = |args: &[&str], env: &[(&str, &str)]| {
+        let args = [&["doctor", "--json", "--data", data.to_str().unwrap()], args].concat();
+        run(&host.stranger(), &args, env)
+    };
+    let ports = |ran: Ran| -> Vec<String> {
+        let json = ran.json().remove(0);
+        let steps = json["steps"].as_array().unwrap().iter();
+        let ports = steps.filter(|step| step["name"] == "port");
+        ports.map(|step| step["facts"]["address"].as_str().unwrap().to_owned()).collect()
+    };
+    let at = |port: &str| format!("127.0.0.1:{port}");
+    let by_variable = [("TWINLOCK_PORT", port.as_str()), ("TWINLOCK_PLAIN_PORT", "8081")];
+    assert_eq!(ports(doctor(&[], &by_variable)), [at(&port), at("8081")]);
+    let with_file = [&by_variable[..1], &[("TWINLOCK_CONFIG", file)]].concat();
+    assert_eq!(ports(doctor(&[], &with_file)), [at(&port), at("8444")]);
+    let option = ["--config", file, "--port", &port];
+    let set = [("TWINLOCK_PORT", "2345"), ("TWINLOCK_DATA", "/nowhere"), ("TWINLOCK_HOST", "")];
+    assert_eq!(ports(doctor(&option, &set)), [at(&port), at("8444")]);
+    let refused = doctor(&[], &[("TWINLOCK_PORT", "many")]).exits(2);
+    assert!(
+        refused.err.contains("in the environment") && refused.err.contains("many"),
+        "{refused:?}"
+    );
+    let both = [("TWINLOCK_PROXY", "192.0.2.1"), ("TWINLOCK_FORWARDED_FROM", "192.0.2.1")];
+    doctor(&[], &both).exits(2);
+}

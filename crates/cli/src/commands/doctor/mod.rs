@@ -13,7 +13,7 @@ use crate::blocking::blocking;
 use crate::context::Context;
 use crate::exit::{Failure, exit_of};
 use crate::output::{Output, Style};
-use crate::settings::{ServeArgs, Settings};
+use crate::settings::Settings;
 
 /// A link begins with this; an address cannot.
 const LINK: &str = "twinlock://";
@@ -36,13 +36,10 @@ struct DoctorJson<'a> {
 
 pub(crate) async fn run(args: DoctorArgs, context: &Context) -> Result<(), Failure> {
     if args.data.is_some() {
-        let DoctorArgs { data, config, json, .. } = args;
-        let global = &context.global;
-        let serve = ServeArgs::of_directory(data, config, global.host.clone(), global.port);
-        let config = Settings::new(serve)?.server;
+        let config = Settings::new(args.serve_args(&context.global)?)?.server;
         let shown = config.data.display().to_string();
         let steps = blocking(move || Ok::<_, Failure>(server::examine(config))).await?;
-        return report(&context.out, &shown, &steps, json);
+        return report(&context.out, &shown, &steps, args.json);
     }
     let subject = subject(&args, context)?;
     let found = diagnose(&subject, &context.global.route()).await?;
