@@ -60,6 +60,9 @@ pub enum ProxyFault {
         /// The names of the schemes that it accepts, such as `Basic` or `NTLM`.
         schemes: Vec<String>,
     },
+    /// It wants a user name and password (SOCKS5).
+    #[error("it wants a user name and password")]
+    WantsSocksLogin,
     /// It refused the user name and password (SOCKS5).
     #[error("it refused the user name and password")]
     LoginRefused,
@@ -183,9 +186,7 @@ where
     stream.map(Socks5Stream::into_inner).map_err(|error| match error {
         tokio_socks::Error::Io(error) => error.into(),
         tokio_socks::Error::PasswordAuthFailure(_) => ProxyFault::LoginRefused,
-        tokio_socks::Error::NoAcceptableAuthMethods => {
-            ProxyFault::Socks("it wants a user name and password".to_owned())
-        }
+        tokio_socks::Error::NoAcceptableAuthMethods => ProxyFault::WantsSocksLogin,
         other => ProxyFault::Socks(other.to_string().to_lowercase()),
     })
 }
