@@ -2,52 +2,49 @@
 //!
 //! The steps, each a function: name and TCP, TLS, transport, login and READY.
 
+mod fault;
+mod trust;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use twinlock_core::credential::Credential;
-use twinlock_core::frame::CloseCode;
 use twinlock_core::id::ServerKey;
-use twinlock_core::invite::{Address, InviteLink};
+use twinlock_core::invite::Address;
 use twinlock_core::limits::{Timing, VERSION};
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
-use twinlock_transport::connection::{Connection, ConnectionError};
-use twinlock_transport::forward_proxy::{self, ProxyFault};
-use twinlock_transport::login::{LoginError, login};
+use twinlock_transport::connection::Connection;
+use twinlock_transport::forward_proxy;
+use twinlock_transport::login::login;
 use twinlock_transport::stream::{Carrier, SessionStream};
-use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts, TlsFault};
+use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts};
 use twinlock_transport::websocket::connect::UpgradeFault;
 use twinlock_transport::websocket::{self, WebSocket};
 
 use crate::delays::Delays;
-use crate::error::{ClientError, closed};
-use crate::profile::{Profile, TlsTrust};
+use crate::error::ClientError;
+use crate::profile::Profile;
 use crate::race::{interleaved, race};
 use crate::route::{ClientTransport, Route, TransportChoice};
 use crate::via::ForwardProxy;
+use fault::is_closed;
+pub(crate) use fault::{CarrierFault, NotReady, OpenFault};
+pub use trust::profile_address;
+pub(crate) use trust::{roots, trust_of_link, trust_of_profile};
 
 /// Timeout for TCP, over all addresses of a name.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Timeout for the TLS handshake.
 const TLS_DEADLINE: Duration = Duration::from_secs(10);
 /// Timeout for the HTTP upgrade.
-const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
-/// What to do about a proxy that wants a user name and password.
-const WANTS_LOGIN: &str = "; --via-auth-file FILE, or HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT, has \
-     them (NTLM and Negotiate do not work here)";
-/// What to do about a proxy that refuses the server's port.
-const REFUSES_PORT: &str =
-    "; many proxies allow port 443 only, so the server needs to be reachable there";
+pub(crate) const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 /// The port that a Host field need not name.
 const HTTPS: u16 = 443;
 /// Timeout from PROOF to the server's READY.
@@ -71,6 +68,9 @@ pub struct Connector {
     binding: BindingPolicy,
     timing: Timing,
     route: Route,
+    /// Replaces what the system's resolver says.
+    #[cfg(test)]
+    addresses: Option<Vec<SocketAddr>>,
 }
 
 /// A ready session, and its properties.
@@ -88,12 +88,12 @@ pub struct ReadySession {
 }
 
 /// A connection up to the end of TLS.
-struct CarriedStream {
-    carrier: ClientCarrier,
-    tls: TlsFacts,
+pub(crate) struct CarriedStream {
+    pub(crate) carrier: ClientCarrier,
+    pub(crate) tls: TlsFacts,
     exporter: Option<[u8; 32]>,
-    /// The session's bytes travel in a WebSocket.
-    http: bool,
+    /// What the other end selected: HTTP or not; `None`: nothing.
+    pub(crate) selected_http: Option<bool>,
 }
 
 /// A connection on which HELLO is due.
@@ -115,7 +115,16 @@ impl Connector {
     ) -> Result<Self, ClientError> {
         let tls =
             ClientTls::new(trust, Alpn::Any).map_err(|e| ClientError::Authority(e.to_string()))?;
-        Ok(Self { address, tls, pin, binding, timing, route: Route::default() })
+        Ok(Self {
+            address,
+            tls,
+            pin,
+            binding,
+            timing,
+            route: Route::default(),
+            #[cfg(test)]
+            addresses: None,
+        })
     }
 
     /// The same with another reaction to TLS interception.
@@ -127,12 +136,7 @@ impl Connector {
     /// The same by this route.
     #[must_use]
     pub fn over(self, route: Route) -> Self {
-        let offer = match route.transport {
-            TransportChoice::Tls => Alpn::Direct,
-            TransportChoice::WebSocket => Alpn::Http,
-            TransportChoice::Auto | TransportChoice::Plain => Alpn::Any,
-        };
-        Self { tls: self.tls.offering(offer), route, ..self }
+        Self { tls: self.tls.offering(offer(route.transport)), route, ..self }
     }
 
     /// Takes the parameters of a profile, or of the same server at another address. The profile's
@@ -158,6 +162,33 @@ impl Connector {
     /// The server's address.
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The reaction to TLS interception.
+    pub(crate) fn binding(&self) -> BindingPolicy {
+        self.binding
+    }
+
+    /// The parameters of TLS.
+    pub(crate) fn client_tls(&self) -> &ClientTls {
+        &self.tls
+    }
+
+    /// The same with another offer of protocols in TLS.
+    pub(crate) fn offering(&self, offer: Alpn) -> Self {
+        Self { tls: self.tls.offering(offer), ..self.clone() }
+    }
+
+    /// The same that accepts any end of TLS, to describe one that is not trusted. Send nothing to it.
+    pub(crate) fn trusting_any(&self) -> Option<Self> {
+        let tls = ClientTls::new(ServerTrust::Learn, offer(self.route.transport)).ok()?;
+        Some(Self { tls, binding: BindingPolicy::Warn, ..self.clone() })
+    }
+
+    /// The same with these addresses in place of those of its name.
+    #[cfg(test)]
+    pub(crate) fn at(self, addresses: Vec<SocketAddr>) -> Self {
+        Self { addresses: Some(addresses), ..self }
     }
 
     /// Connects, logs in, and waits for the server's READY.
@@ -206,17 +237,6 @@ impl Connector {
         }
     }
 
-    /// The error to report.
-    pub(crate) fn error_of(&self, fault: OpenFault) -> ClientError {
-        match fault {
-            OpenFault::Connect(error) => error,
-            OpenFault::Login(LoginError::Io(error)) if is_closed(&error) => self.not_admitted(),
-            OpenFault::Login(error) => error.into(),
-            OpenFault::Ready(error) if error.is_closed() => self.not_admitted(),
-            OpenFault::Ready(error) => error.into(),
-        }
-    }
-
     /// [`Self::open`] with retries while the server has no free slot, for at most `patience`.
     pub(crate) async fn open_when_free(
         &self,
@@ -258,18 +278,18 @@ impl Connector {
     /// A stream on which HELLO is due. The addresses of the server's name, or of the proxy's, race to
     /// the end of TLS; HELLO costs the server more and is sent once.
     async fn connect(&self) -> Result<OpenedStream, ClientError> {
-        let proxy = self.route.via.proxy_for(&self.address)?;
-        let is_plain = self.route.transport == TransportChoice::Plain;
-        if is_plain && self.binding == BindingPolicy::Require {
-            return Err(ClientError::TlsCut);
-        }
-        if proxy.is_some() && is_plain {
-            return Err(ClientError::PlainBeyondMachine(self.address.clone()));
-        }
-        let addresses = self.resolve(proxy.as_ref()).await?;
-        let attempt = |to| self.carrier(to, proxy.as_ref());
-        let carried = race(addresses, attempt).await.map_err(|errors| self.main_error(errors))?;
-        let CarriedStream { carrier, tls, exporter, http } = carried;
+        let proxy = self.proxy().map_err(|fault| self.carrier_error(fault, None))?;
+        let proxy = proxy.as_ref();
+        let addresses = self.resolve(proxy).await;
+        let addresses = addresses.map_err(|fault| self.carrier_error(fault, proxy))?;
+        let carried = race(addresses, |to| self.carrier(to, proxy)).await.map_err(|faults| {
+            self.main_error(faults.into_iter().map(|fault| self.carrier_error(fault, proxy)))
+        })?;
+        let CarriedStream { carrier, tls, exporter, selected_http } = carried;
+        let http = match self.route.transport {
+            TransportChoice::WebSocket => true,
+            _ => selected_http == Some(true),
+        };
         let stream = if http {
             SessionStream::WebSocket(Box::new(self.web_socket(carrier).await?))
         } else {
@@ -278,133 +298,92 @@ impl Connector {
         Ok(OpenedStream { stream, tls, exporter })
     }
 
+    /// The proxy on the way to the server.
+    pub(crate) fn proxy(&self) -> Result<Option<ForwardProxy>, CarrierFault> {
+        let proxy = self.route.via.proxy_for(&self.address).map_err(CarrierFault::Via)?;
+        match self.route.transport {
+            TransportChoice::Plain if self.binding == BindingPolicy::Require => {
+                Err(CarrierFault::Cut)
+            }
+            TransportChoice::Plain if proxy.is_some() => Err(CarrierFault::PlainBeyondMachine),
+            _ => Ok(proxy),
+        }
+    }
+
     /// The addresses of the proxy or the server. If the transport is plain, they are this machine's.
-    async fn resolve(&self, proxy: Option<&ForwardProxy>) -> Result<Vec<SocketAddr>, ClientError> {
+    pub(crate) async fn resolve(
+        &self,
+        proxy: Option<&ForwardProxy>,
+    ) -> Result<Vec<SocketAddr>, CarrierFault> {
         let of = proxy.map_or(&self.address, |proxy| &proxy.address);
-        let looking = timeout(CONNECT_DEADLINE, lookup_host((of.bare_host(), of.port())));
-        let found = match looking.await {
-            Ok(Ok(found)) => interleaved(found),
-            Ok(Err(error)) => {
-                let problem = format!("its name cannot be resolved: {error}");
-                return Err(self.no_way_to(proxy, problem));
-            }
-            Err(_) => {
-                return Err(self.no_way_to(proxy, "its name is not resolved in time".to_owned()));
-            }
-        };
+        let looking = timeout(CONNECT_DEADLINE, self.look_up(of)).await;
+        let found = looking.map_err(|_| CarrierFault::Name(None))?;
+        let found = found.map_err(|error| CarrierFault::Name(Some(error)))?;
         let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
         if self.route.transport == TransportChoice::Plain && !found.iter().all(is_local) {
-            return Err(ClientError::PlainBeyondMachine(self.address.clone()));
+            return Err(CarrierFault::PlainBeyondMachine);
         }
         Ok(found)
     }
 
-    /// The error for an end of TCP that cannot be reached: the server or a proxy.
-    fn no_way_to(&self, proxy: Option<&ForwardProxy>, problem: String) -> ClientError {
-        match proxy {
-            None => self.unreachable(problem),
-            Some(proxy) => ClientError::Proxy {
-                proxy: proxy.to_string(),
-                address: self.address.clone(),
-                problem: format!("it cannot be reached: {problem}"),
-                hint: "",
-            },
+    async fn look_up(&self, name: &Address) -> io::Result<Vec<SocketAddr>> {
+        #[cfg(test)]
+        if let Some(addresses) = &self.addresses {
+            return Ok(addresses.clone());
         }
-    }
-
-    /// The error to report for several attempts: one about the server's identity before one about
-    /// reaching it.
-    fn main_error(&self, errors: Vec<ClientError>) -> ClientError {
-        let rank = |error: &ClientError| match error {
-            ClientError::Distrusted(_) | ClientError::TlsCut => 0,
-            ClientError::NotAdmitted { .. } => 1,
-            _ => 2,
-        };
-        let main = errors.into_iter().min_by_key(rank);
-        main.unwrap_or_else(|| self.unreachable("its name has no address"))
+        Ok(interleaved(lookup_host((name.bare_host(), name.port())).await?))
     }
 
     /// Connects to an address, and through the proxy there, up to the end of TLS.
-    async fn carrier(
+    pub(crate) async fn carrier(
         &self,
         to: SocketAddr,
         proxy: Option<&ForwardProxy>,
-    ) -> Result<CarriedStream, ClientError> {
+    ) -> Result<CarriedStream, CarrierFault> {
         let tcp = self.tcp(to, proxy).await?;
-        let tcp = match proxy {
-            Some(proxy) => self.tunnel(tcp, proxy).await?,
-            None => tcp,
-        };
-        let (carrier, facts, exporter, http) = match self.route.transport {
-            TransportChoice::Plain => (Carrier::Plain(tcp), TlsFacts::default(), None, false),
-            choice => {
-                let tls = self.tls(tcp).await?;
-                let connection = tls.get_ref().1;
-                let selected = tls::selected_http(connection) == Some(true);
-                let http = selected || choice == TransportChoice::WebSocket;
-                let exporter = tls::channel_binding(connection).ok();
-                let facts = TlsFacts::of(connection);
-                (Carrier::Tls(tls), facts, exporter, http)
-            }
-        };
-        Ok(CarriedStream { carrier, tls: facts, exporter, http })
+        if self.route.transport == TransportChoice::Plain {
+            let (carrier, tls) = (Carrier::Plain(tcp), TlsFacts::default());
+            return Ok(CarriedStream { carrier, tls, exporter: None, selected_http: None });
+        }
+        let stream = self.tls(tcp).await?;
+        let connection = stream.get_ref().1;
+        Ok(CarriedStream {
+            tls: TlsFacts::of(connection),
+            exporter: tls::channel_binding(connection).ok(),
+            selected_http: tls::selected_http(connection),
+            carrier: Carrier::Tls(stream),
+        })
     }
 
-    async fn tcp(
+    /// Connects to the server at an address, or through the proxy there.
+    pub(crate) async fn tcp(
         &self,
         to: SocketAddr,
         proxy: Option<&ForwardProxy>,
-    ) -> Result<TcpStream, ClientError> {
-        let tcp = match timeout(CONNECT_DEADLINE, TcpStream::connect(to)).await {
-            Ok(Err(error)) if is_closed(&error) && proxy.is_none() => {
-                return Err(self.not_admitted());
-            }
-            Ok(tcp) => tcp.map_err(|error| self.no_way_to(proxy, error.to_string()))?,
-            Err(_) => return Err(self.no_way_to(proxy, "no answer".to_owned())),
-        };
+    ) -> Result<TcpStream, CarrierFault> {
+        let tcp = timeout(CONNECT_DEADLINE, TcpStream::connect(to)).await;
+        let tcp = tcp.map_err(|_| CarrierFault::Tcp(None))?;
+        let tcp = tcp.map_err(|error| CarrierFault::Tcp(Some(error)))?;
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        Ok(tcp)
-    }
-
-    /// Asks a proxy for a connection to the server.
-    async fn tunnel(&self, tcp: TcpStream, proxy: &ForwardProxy) -> Result<TcpStream, ClientError> {
-        let ForwardProxy { protocol, login, .. } = proxy;
-        let failed = |problem: String, hint| ClientError::Proxy {
-            proxy: proxy.to_string(),
-            address: self.address.clone(),
-            problem,
-            hint,
-        };
+        let Some(ForwardProxy { protocol, login, .. }) = proxy else { return Ok(tcp) };
         let server = (self.address.host(), self.address.port());
         let tunnel = forward_proxy::tunnel(tcp, *protocol, login.as_ref(), server);
-        match timeout(CONNECT_DEADLINE, tunnel).await {
-            Ok(tunnel) => tunnel.map_err(|fault| {
-                let hint = match &fault {
-                    ProxyFault::WantsLogin { .. } | ProxyFault::LoginRefused => WANTS_LOGIN,
-                    ProxyFault::Status(403 | 405) => REFUSES_PORT,
-                    _ => "",
-                };
-                failed(fault.to_string(), hint)
-            }),
-            Err(_) => Err(failed("it does not answer".to_owned(), "")),
-        }
+        let tunnel = timeout(CONNECT_DEADLINE, tunnel).await;
+        let tunnel = tunnel.map_err(|_| CarrierFault::Proxy(None))?;
+        tunnel.map_err(|fault| CarrierFault::Proxy(Some(fault)))
     }
 
-    async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, ClientError> {
+    async fn tls(&self, tcp: TcpStream) -> Result<TlsStream<TcpStream>, CarrierFault> {
         let connecting = self.tls.connect(self.address.bare_host(), tcp);
-        let stream = match timeout(TLS_DEADLINE, connecting).await {
-            Ok(stream) => stream.map_err(|fault| match fault {
-                TlsFault::Io(error) if is_closed(&error) => self.not_admitted(),
-                fault => ClientError::tls(&fault, &self.address),
-            })?,
-            Err(_) => return Err(self.unreachable("the TLS handshake took too long")),
-        };
+        let stream = timeout(TLS_DEADLINE, connecting).await;
+        let stream = stream.map_err(|_| CarrierFault::Tls(None))?;
+        let stream = stream.map_err(|fault| CarrierFault::Tls(Some(fault)))?;
         let shown = TlsFacts::of(stream.get_ref().1).peer_pin;
         // The profile accepts no end of TLS but the server's.
         if self.tls.is_pinned(shown) == Some(false) && self.binding == BindingPolicy::Require {
-            return Err(ClientError::TlsCut);
+            return Err(CarrierFault::Cut);
         }
         Ok(stream)
     }
@@ -425,6 +404,15 @@ impl Connector {
             ))),
             Err(_) => Err(self.unreachable("the WebSocket upgrade took too long")),
         }
+    }
+}
+
+/// The protocols that the client offers under a user's choice.
+fn offer(choice: TransportChoice) -> Alpn {
+    match choice {
+        TransportChoice::Tls => Alpn::Direct,
+        TransportChoice::WebSocket => Alpn::Http,
+        TransportChoice::Auto | TransportChoice::Plain => Alpn::Any,
     }
 }
 
@@ -458,58 +446,6 @@ pub(crate) fn authority(address: &Address) -> String {
     if port == HTTPS { host } else { format!("{host}:{port}") }
 }
 
-/// Whether the peer has closed the connection.
-fn is_closed(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(
-        error.kind(),
-        K::UnexpectedEof | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe
-    )
-}
-
-/// Why there is no session, by the step that failed.
-pub(crate) enum OpenFault {
-    /// Before HELLO.
-    Connect(ClientError),
-    /// HELLO to PROOF.
-    Login(LoginError),
-    /// After PROOF.
-    Ready(NotReady),
-}
-
-/// Why a session did not get the server's READY.
-pub(crate) enum NotReady {
-    Connection(ConnectionError),
-    Closed(CloseCode),
-    Unreadable,
-    Late,
-}
-
-impl NotReady {
-    /// Whether the server has closed the connection without a word.
-    fn is_closed(&self) -> bool {
-        matches!(self, Self::Connection(ConnectionError::Cut(error))
-            if error.as_ref().is_none_or(is_closed))
-    }
-}
-
-impl From<ConnectionError> for NotReady {
-    fn from(error: ConnectionError) -> Self {
-        Self::Connection(error)
-    }
-}
-
-impl From<NotReady> for ClientError {
-    fn from(error: NotReady) -> Self {
-        match error {
-            NotReady::Connection(error) => error.into(),
-            NotReady::Closed(code) => closed(code),
-            NotReady::Unreadable => Self::Protocol("its READY cannot be read"),
-            NotReady::Late => Self::Lost("the server did not get ready in time".to_owned()),
-        }
-    }
-}
-
 async fn ready(
     connection: &mut Connection<ClientStream>,
 ) -> Result<(proto::ServerInfo, Binding), NotReady> {
@@ -524,44 +460,4 @@ async fn ready(
             _ => {}
         }
     }
-}
-
-/// The address of a profile's server.
-///
-/// # Errors
-/// [`ClientError::NoAddress`] if the profile's host is neither a name nor an address.
-pub fn profile_address(profile: &Profile) -> Result<Address, ClientError> {
-    Address::new(profile.host(), profile.port())
-        .and_then(|address| address.with_path(profile.path()))
-        .map_err(|_| ClientError::NoAddress(profile.host().to_owned()))
-}
-
-/// The trust in TLS that a profile states.
-pub(crate) fn trust_of_profile(profile: &Profile) -> Result<ServerTrust, ClientError> {
-    Ok(match profile.tls() {
-        TlsTrust::Pins(pins) => ServerTrust::Pins(pins),
-        TlsTrust::Ca { file } => ServerTrust::Ca { extra_roots: roots(file.as_deref())? },
-    })
-}
-
-/// The trust in TLS that an invite link states.
-pub(crate) fn trust_of_link(link: &InviteLink) -> ServerTrust {
-    match link.tls_pin {
-        Some(pin) => ServerTrust::Pins(vec![pin]),
-        None => ServerTrust::Ca { extra_roots: Vec::new() },
-    }
-}
-
-pub(crate) fn roots(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let Some(file) = file else { return Ok(Vec::new()) };
-    let cannot = |error: rustls::pki_types::pem::Error| {
-        ClientError::Authority(format!("{}: {error}", file.display()))
-    };
-    let roots = CertificateDer::pem_file_iter(file).map_err(cannot)?;
-    let roots: Vec<_> = roots.collect::<Result<_, _>>().map_err(cannot)?;
-    if roots.is_empty() {
-        let words = format!("{}: the file has no certificate in PEM form", file.display());
-        return Err(ClientError::Authority(words));
-    }
-    Ok(roots)
 }

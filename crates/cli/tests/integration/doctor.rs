@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
@@ -20,6 +21,7 @@ use crate::common::malicious_server::MaliciousServer;
 use crate::common::proxy::Proxy;
 use crate::common::raw::Card;
 use crate::common::*;
+use crate::via::{Kind, OutgoingProxy};
 
 const DAY_MS: u64 = 86_400_000;
 const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
@@ -33,6 +35,8 @@ struct Peer {
     pin: TlsPin,
     /// Its certificate, PEM.
     certificate: String,
+    /// The bytes that it got; with TLS, inside it.
+    heard: Arc<AtomicUsize>,
     _runtime: Runtime,
 }
 
@@ -68,28 +72,31 @@ impl Peer {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let answer = answer.to_vec();
+        let heard = Arc::new(AtomicUsize::new(0));
+        let count = heard.clone();
         runtime.spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                let (acceptor, answer, count) = (acceptor.clone(), answer.clone(), count.clone());
                 tokio::spawn(async move {
                     match acceptor {
-                        None => say(tcp, &answer).await,
+                        None => say(tcp, &answer, &count).await,
                         Some(acceptor) => {
                             let Ok(tls) = acceptor.accept(tcp).await else { return };
-                            say(tls, &answer).await;
+                            say(tls, &answer, &count).await;
                         }
                     }
                 });
             }
         });
-        Self { address, pin, certificate, _runtime: runtime }
+        Self { address, pin, certificate, heard, _runtime: runtime }
     }
 }
 
-async fn say(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
+async fn say(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8], heard: &AtomicUsize) {
     let mut part = [0; 4096];
-    let Ok(1..) = io.read(&mut part).await else { return };
+    let Ok(first @ 1..) = io.read(&mut part).await else { return };
+    heard.fetch_add(first, Ordering::SeqCst);
     let _gone = io.write_all(answer).await;
     let _gone = io.shutdown().await;
     // Without a reset, which could destroy the answer.
@@ -199,12 +206,20 @@ fn doctor__expired_certificate_and_wrong_pin_are_named() {
     let to_expired = link_to(&link, expired.address, None);
     let words = ["it has expired", "renews the certificate"];
     names(&nobody, &[&to_expired], &trusting, (4, "certificate"), &words);
-    // Not trusted, and something else than Twinlock.
-    let other = Peer::tls(&["http/1.1"], FORBIDDEN);
+    // Not trusted, and something else than Twinlock: it gets nothing, not even an HTTP request.
+    let other = Peer::tls(&["http/1.1"], PORTAL);
     let wrong = link_to(&link, other.address, Some(TlsPin([7; 32])));
-    let words = ["differs from the pinned key", "it answered HTTP 403", "new invite link"];
+    let words = [
+        "differs from the pinned key",
+        "It speaks HTTP, so it is a web server or a proxy",
+        "has a login page, log in there in a browser",
+        "new invite link",
+    ];
     let json = names(&nobody, &[&wrong], &[], (4, "certificate"), &words);
-    assert_eq!(step(&json, "challenge")["outcome"], "not_tried", "{json:#}");
+    for later in ["direct", "websocket", "challenge"] {
+        assert_eq!(step(&json, later)["outcome"], "not_tried", "{json:#}");
+    }
+    assert_eq!(other.heard.load(Ordering::SeqCst), 0);
 }
 
 #[test]
@@ -267,6 +282,41 @@ fn doctor__proxy_login_and_unknown_name_are_named() {
     names(&ada, &["192.0.2.1:8443"], &proxy, (2, "proxy"), &words);
     let words = ["cannot be resolved", "check the spelling of chat.invalid"];
     names(&ada, &["chat.invalid:8443"], &[], (5, "name"), &words);
+}
+
+#[test]
+fn doctor__way_through_a_proxy_is_diagnosed() {
+    let host = Host::start();
+    let ada = host.owner();
+    for (kind, url) in [
+        (Kind::Connect, "http://"),
+        (Kind::Socks, "socks5h://"),
+        (Kind::SocksWithLogin, "socks5://ada:open%20sesame@"),
+    ] {
+        let proxy = OutgoingProxy::start(kind, host.address());
+        let url = format!("{url}{}", proxy.address);
+        let env = [("ALL_PROXY", url.as_str())];
+        // A name that only the proxy resolves.
+        let args = ["doctor", "--json", "chat.example:7443"];
+        let by = |person: &Person, args: &[&str]| run(person, args, &env).exits(0).json().remove(0);
+        for json in [by(&ada, &args), by(&ada, &["doctor", "--json", "--host", "chat.example"])] {
+            let text = step(&json, "proxy")["text"].as_str().unwrap();
+            assert!(text.contains("from the environment) opens a connection"), "{json:#}");
+            assert_eq!(step(&json, "challenge")["outcome"], "ok", "{json:#}");
+            assert!(!json.to_string().contains("sesame"), "{json:#}");
+            let middles = &step(&json, "middle")["facts"]["middles"];
+            assert_eq!(middles[0]["does"], "pass", "{json:#}");
+        }
+        assert!(proxy.asked().iter().all(|asked| asked.contains("chat.example:")));
+    }
+    let wants_login = OutgoingProxy::start(Kind::SocksWithLogin, host.address());
+    let url = format!("socks5://{}", wants_login.address);
+    let words = ["wants a user name and password", "--via-auth-file"];
+    names(&ada, &["--via", &url], &[], (5, "proxy"), &words);
+    let http = Peer::plain(BAD_REQUEST);
+    let url = format!("socks5://{}", http.address);
+    names(&ada, &["--via", &url], &[], (5, "proxy"), &["opens no connection"]);
+    names(&ada, &["--via", "socks5://127.0.0.1:1"], &[], (5, "tcp"), &["does not accept"]);
 }
 
 #[test]

@@ -20,15 +20,15 @@ const NAME: &str = "chat.example";
 const PASSWORD: &str = "open sesame";
 
 /// A proxy of this test, which connects to one server whatever name it is asked for.
-struct OutgoingProxy {
-    address: SocketAddr,
+pub(crate) struct OutgoingProxy {
+    pub(crate) address: SocketAddr,
     /// What clients asked for.
     asked: Arc<Mutex<Vec<String>>>,
     _runtime: Runtime,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Connect,
     ConnectWithLogin,
     Forbidding,
@@ -37,7 +37,7 @@ enum Kind {
 }
 
 impl OutgoingProxy {
-    fn start(kind: Kind, server: SocketAddr) -> Self {
+    pub(crate) fn start(kind: Kind, server: SocketAddr) -> Self {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -63,7 +63,7 @@ impl OutgoingProxy {
         Self { address, asked, _runtime: runtime }
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }

@@ -4,25 +4,24 @@ use serde_json::json;
 use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy};
 
-use super::Known;
-use super::network::Path;
 use super::session::Login;
 use super::step::{Diagnosis, Step};
 use super::tls::Seen;
 use crate::error::Fault;
 use crate::route::ClientTransport;
+use crate::via::ForwardProxy;
 
 /// Reports `middle`.
 pub(super) fn name(
-    path: Option<&Path>,
-    known: &Known,
+    proxy: Option<&ForwardProxy>,
+    policy: BindingPolicy,
     seen: &Seen,
     login: Option<&Login>,
     found: &mut Diagnosis,
 ) {
     let mut middles = Vec::new();
     let mut words = Vec::new();
-    if let Some(proxy) = path.and_then(|path| path.proxy.as_ref()) {
+    if let Some(proxy) = proxy {
         middles.push(json!({"middle": proxy.to_string(), "does": "pass"}));
         words.push(format!("{proxy} passes TLS"));
     }
@@ -55,7 +54,7 @@ pub(super) fn name(
             middles.push(json!({"middle": issuer, "does": "cut"}));
             words.push(format!("{text}: it sees names, sizes and times, but no text"));
             let text = words.join("; ");
-            match known.binding {
+            match policy {
                 BindingPolicy::Require => Step::failed("middle", Fault::ServerIdentity, text)
                     .remedy("use a network without this proxy, or have it pass TLS through"),
                 // Intended.

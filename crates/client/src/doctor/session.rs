@@ -6,17 +6,17 @@ use twinlock_core::credential::Credential;
 use twinlock_core::frame::{CloseCode, ErrorCode};
 use twinlock_core::id::DeviceId;
 use twinlock_core::keys::{DeviceSecret, InviteSecret};
-use twinlock_core::limits::{Timing, VERSION};
+use twinlock_core::limits::VERSION;
 use twinlock_core::proto;
 use twinlock_core::session::Binding;
 use twinlock_core::text::Untrusted;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::login::LoginError;
-use twinlock_transport::tls::{ServerTrust, TlsFacts};
+use twinlock_transport::tls::TlsFacts;
 
+use super::Subject;
 use super::step::{Diagnosis, Step};
 use super::tls::Seen;
-use super::{Known, Subject};
 use crate::connector::{Connector, NotReady, OpenFault, ReadySession};
 use crate::error::{ClientError, Fault};
 use crate::ready::client_info;
@@ -40,14 +40,11 @@ pub(super) struct Login {
 /// Sends HELLO, and logs in if the subject has a credential. Reports `challenge` and `login`.
 pub(super) async fn log_in(
     subject: &Subject,
-    known: &Known,
+    connector: &Connector,
     route: &Route,
     seen: &Seen,
     found: &mut Diagnosis,
 ) -> Option<Login> {
-    let trust = known.trust.clone().unwrap_or(ServerTrust::Learn);
-    let timing = Timing::default();
-    let connector = Connector::new(known.address.clone(), trust, known.key, known.binding, timing);
     let (credential, label) = match subject {
         Subject::Address(_) => (stranger(), ""),
         Subject::Invite(link) => {
@@ -59,12 +56,10 @@ pub(super) async fn log_in(
             (Some(Credential::Device(*profile.device(), secret)), profile.label())
         }
     };
-    let (Ok(connector), Some(credential)) = (connector, credential) else {
-        let text = "this machine has no randomness or no certificate authorities";
-        found.add(Step::failed("challenge", Fault::Local, text));
+    let Some(credential) = credential else {
+        found.add(Step::failed("challenge", Fault::Local, "this machine has no randomness"));
         return None;
     };
-    let connector = connector.over(route.clone());
     let has_credential = !matches!(subject, Subject::Address(_));
     match connector.attempt(credential, &client_info(label)).await {
         Ok(ready) => {
@@ -84,7 +79,7 @@ pub(super) async fn log_in(
         }
         Err(fault) => {
             let is_plain = route.transport == TransportChoice::Plain;
-            fail(subject, &connector, fault, (seen, is_plain), found);
+            fail(subject, connector, fault, (seen, is_plain), found);
             None
         }
     }
@@ -149,7 +144,12 @@ fn fail(
         ))
         .remedy(format!("repeat in {seconds} s")),
         OpenFault::Login(LoginError::Server(code)) => {
-            challenge(format!("the server refused HELLO: {code}"))
+            let text = format!("the server refused HELLO: {code}");
+            let fault = match code {
+                ErrorCode::Refused => Fault::Credentials,
+                _ => Fault::Network,
+            };
+            Step::failed("challenge", fault, text)
                 .remedy("update the older one of server and client")
         }
         OpenFault::Login(LoginError::Header(bad)) => challenge(format!(
@@ -168,6 +168,7 @@ fn fail(
         OpenFault::Connect(error) => {
             let fault = error.fault();
             let remedy = match fault {
+                Fault::Network if seen.selected_http.is_none() && !is_plain => another,
                 Fault::Network => "repeat; the other end may limit connections",
                 _ => login_remedy(&error),
             };

@@ -112,7 +112,7 @@ impl Diagnosis {
         self.steps.push(step);
     }
 
-    /// The first step that failed.
+    /// The first step that failed, in the order of a connection.
     #[must_use]
     pub fn failed(&self) -> Option<&Step> {
         self.steps.iter().find(|step| step.outcome == Outcome::Failed)
@@ -135,9 +135,13 @@ impl Diagnosis {
         };
         let mut steps = Vec::new();
         for name in NAMES.into_iter().chain([MIDDLE]) {
-            let at = self.steps.iter().position(|step| step.name == name);
-            let step = at.map(|at| self.steps.remove(at));
-            steps.push(step.unwrap_or_else(|| Step::not_tried(name, why(name))));
+            // Several addresses can have a step each.
+            let (named, others) = self.steps.into_iter().partition::<Vec<_>, _>(|s| s.name == name);
+            self.steps = others;
+            if named.is_empty() {
+                steps.push(Step::not_tried(name, why(name)));
+            }
+            steps.extend(named);
         }
         self.steps = steps;
         self

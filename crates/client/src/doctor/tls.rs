@@ -1,38 +1,50 @@
 //! TLS: its parameters, the certificate and ALPN.
 //!
-//! The handshake accepts any certificate, so that one that is not trusted can be described. Nothing
-//! secret is sent over it.
+//! A certificate that a client does not accept is described over a connection that accepts any, and
+//! on which nothing is sent.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
-use twinlock_core::invite::Address;
-use twinlock_core::session::BindingPolicy;
+use rustls::pki_types::CertificateDer;
+use twinlock_transport::stream::Carrier;
 use twinlock_transport::tls::{
-    self, Alpn, CertFacts, ClientTls, Distrust, ServerTrust, TlsFacts, TlsFault,
+    Alpn, CertFacts, ClientTls, Distrust, ServerTrust, TlsFacts, TlsFault,
 };
-use twinlock_transport::websocket::connect::ask;
+use twinlock_transport::websocket::connect::HttpAnswer;
 
-use super::Known;
-use super::network::{DEADLINE, Path};
-use super::step::{Diagnosis, Outcome, Step};
-use crate::connector::authority;
+use super::network::Way;
+use super::step::{Diagnosis, Step};
+use crate::connector::{CarriedStream, CarrierFault, Connector};
 use crate::error::Fault;
-use crate::route::TransportChoice;
 
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 /// A certificate that ends sooner is worth a warning, days.
 const SOON: i64 = 14;
 
-/// What TLS showed.
+/// What a connection showed.
+pub(super) struct Shown {
+    facts: TlsFacts,
+    selected_http: Option<bool>,
+    /// The certificates, the other end's own first.
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Shown {
+    /// Reads it and closes the connection.
+    pub(super) fn of(carried: CarriedStream) -> Self {
+        let chain = match &carried.carrier {
+            Carrier::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
+            Carrier::Plain(_) => &[],
+        };
+        let chain = chain.to_vec();
+        Self { facts: carried.tls, selected_http: carried.selected_http, chain }
+    }
+}
+
+/// What TLS showed, and what the client makes of it.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// The handshake got as far as protocol names.
-    pub(super) speaks_tls: bool,
     /// What the other end selected: HTTP or not; `None`: nothing.
     pub(super) selected_http: Option<bool>,
     pub(super) issuer: Option<String>,
@@ -42,44 +54,45 @@ pub(super) struct Seen {
     pub(super) is_pinned: bool,
 }
 
-/// Why there is no TLS.
-pub(super) enum NoTls {
-    Tcp(String),
-    Tls(TlsFault),
-    Late,
+/// What the client does about a certificate.
+enum Verdict {
+    Accepted,
+    /// It is accepted because the server's key is unknown; by the system's authorities or not.
+    Unjudged(Option<TlsFault>),
+    Refused(TlsFault),
+    /// An authority accepts it, and the profile requires the pinned key.
+    Cut,
 }
 
-/// A TLS connection with this offer, whatever the certificate.
-pub(super) async fn connect(
-    path: &Path,
-    server: &Address,
-    offer: Alpn,
-) -> Result<TlsStream<TcpStream>, NoTls> {
-    let tcp = path.connect().await.map_err(NoTls::Tcp)?;
-    let tls = ClientTls::new(ServerTrust::Learn, offer).map_err(NoTls::Tls)?;
-    let connecting = timeout(DEADLINE, tls.connect(server.bare_host(), tcp)).await;
-    connecting.map_err(|_| NoTls::Late)?.map_err(NoTls::Tls)
-}
-
-/// The protocols that the client offers under a user's choice.
-pub(super) fn offer(choice: TransportChoice) -> Alpn {
-    match choice {
-        TransportChoice::Tls => Alpn::Direct,
-        TransportChoice::WebSocket => Alpn::Http,
-        TransportChoice::Auto | TransportChoice::Plain => Alpn::Any,
-    }
-}
-
-/// Reports `tls`, `certificate` and `alpn`.
-pub(super) async fn examine(
-    path: &Path,
-    known: &Known,
-    choice: TransportChoice,
+/// Reports `tls`, `certificate` and `alpn` of a connection that the client accepts. `is_known`: an
+/// invite link or a profile states which server to trust.
+pub(super) fn describe(
+    shown: &Shown,
+    connector: &Connector,
+    is_known: bool,
+    seen: &mut Seen,
     found: &mut Diagnosis,
-) -> Seen {
-    let stream = match connect(path, &known.address, offer(choice)).await {
-        Ok(stream) => stream,
-        Err(NoTls::Tls(TlsFault::Alpn)) => {
+) {
+    let verdict = match is_known {
+        true => Verdict::Accepted,
+        false => Verdict::Unjudged(by_authority(shown, connector).err()),
+    };
+    describe_all(shown, connector, verdict, seen, found);
+}
+
+/// Reports `tls`, `certificate` and `alpn` for an end of TLS that the client does not accept, or
+/// that does not complete the handshake.
+pub(super) async fn explain(
+    way: &Way,
+    connector: &Connector,
+    fault: CarrierFault,
+    seen: &mut Seen,
+    found: &mut Diagnosis,
+) {
+    let verdict = match fault {
+        CarrierFault::Cut => Verdict::Cut,
+        CarrierFault::Tls(Some(fault)) if fault.is_distrust() => Verdict::Refused(fault),
+        CarrierFault::Tls(Some(TlsFault::Alpn)) => {
             found.add(Step::ok("tls", "the other end speaks TLS"));
             let text = "the other end refuses the protocols that this client offers (ALPN \
                         twinlock/1 and http/1.1)";
@@ -88,74 +101,82 @@ pub(super) async fn examine(
                  front of the server, let it accept http/1.1 and pass WebSocket, or let it pass TLS \
                  through",
             ));
-            return Seen { speaks_tls: true, ..Seen::default() };
+            return;
         }
-        Err(fault) => {
-            let step = no_tls(path, &known.address, fault, found).await;
+        fault => {
+            let step = no_tls(way, connector, fault, found).await;
             found.add(step);
-            return Seen::default();
+            return;
         }
     };
-    let connection = stream.get_ref().1;
-    let facts = TlsFacts::of(connection);
+    let shown = match connector.trusting_any() {
+        Some(any) => way.carrier(&any).await.ok(),
+        None => None,
+    };
+    match (shown, verdict) {
+        (Some(carried), verdict) => {
+            describe_all(&Shown::of(carried), connector, verdict, seen, found)
+        }
+        (None, verdict) => {
+            found.add(Step::ok("tls", "the other end speaks TLS"));
+            let text = match verdict {
+                Verdict::Refused(fault) => fault.to_string(),
+                _ => "TLS is intercepted, and the profile requires that it reaches the server"
+                    .to_owned(),
+            };
+            let step = Step::failed("certificate", Fault::ServerIdentity, text);
+            found.add(step.remedy("repeat, to see the certificate: it did not show it again"));
+        }
+    }
+}
+
+fn describe_all(
+    shown: &Shown,
+    connector: &Connector,
+    verdict: Verdict,
+    seen: &mut Seen,
+    found: &mut Diagnosis,
+) {
+    let facts = &shown.facts;
     let or_unknown = |fact: &Option<String>| fact.clone().unwrap_or_else(|| "unknown".to_owned());
     let [version, group, suite] = [&facts.version, &facts.group, &facts.suite].map(or_unknown);
     found.add(
         Step::ok("tls", format!("{version}, {group}, {suite}"))
-            .fact("version", facts.version)
-            .fact("key_exchange", facts.group)
-            .fact("cipher", facts.suite),
+            .fact("version", facts.version.clone())
+            .fact("key_exchange", facts.group.clone())
+            .fact("cipher", facts.suite.clone()),
     );
-    let selected_http = tls::selected_http(connection);
-    let mut seen = Seen { speaks_tls: true, selected_http, ..Seen::default() };
-    let chain = connection.peer_certificates().unwrap_or_default();
-    match chain.first().and_then(CertFacts::of) {
-        Some(certificate) => {
-            let fault = judge(known, chain, &certificate, &mut seen);
-            found.add(describe(known, &certificate, fault, &seen));
-        }
-        None => found.add(Step::failed(
+    seen.selected_http = shown.selected_http;
+    seen.issuer.clone_from(&facts.issuer);
+    let is_accepted = matches!(verdict, Verdict::Accepted | Verdict::Cut);
+    let is_pinned = connector.client_tls().is_pinned(facts.peer_pin).filter(|_| is_accepted);
+    seen.is_pinned = is_pinned == Some(true);
+    seen.is_cut = is_pinned == Some(false);
+    found.add(match shown.chain.first().and_then(CertFacts::of) {
+        Some(certificate) => certificate_step(&certificate, verdict, seen),
+        None => Step::failed(
             "certificate",
             Fault::ServerIdentity,
             "the other end shows no certificate that can be read",
-        )),
-    }
-    let text = match selected_http {
+        ),
+    });
+    let text = match seen.selected_http {
         Some(false) => "the other end selects twinlock/1: the session follows directly",
         Some(true) => {
             "the other end selects http/1.1: an HTTP server or proxy, so WebSocket follows"
         }
         None => "the other end selects no protocol, as many proxies do: HELLO follows",
     };
-    found.add(Step::ok("alpn", text).fact("selected", facts.alpn));
-    seen
+    found.add(Step::ok("alpn", text).fact("selected", facts.alpn.clone()));
 }
 
-/// Why the certificate is not accepted.
-fn judge(
-    known: &Known,
-    chain: &[rustls::pki_types::CertificateDer<'_>],
-    certificate: &CertFacts,
-    seen: &mut Seen,
-) -> Option<TlsFault> {
-    seen.issuer.clone_from(&certificate.issuer);
-    let trust = known.trust.clone();
-    let trust = trust.unwrap_or(ServerTrust::Ca { extra_roots: Vec::new() });
-    let judged = ClientTls::new(trust, Alpn::Any).and_then(|tls| {
-        tls.check_chain(known.address.bare_host(), chain)?;
-        Ok(tls.is_pinned(Some(certificate.pin)))
-    });
-    match judged {
-        Ok(is_pinned) => {
-            seen.is_pinned = is_pinned == Some(true);
-            seen.is_cut = is_pinned == Some(false);
-            None
-        }
-        Err(fault) => Some(fault),
-    }
+/// Whether the system's authorities accept the certificate for this host.
+fn by_authority(shown: &Shown, connector: &Connector) -> Result<(), TlsFault> {
+    let tls = ClientTls::new(ServerTrust::Ca { extra_roots: Vec::new() }, Alpn::Any)?;
+    tls.check_chain(connector.address().bare_host(), &shown.chain)
 }
 
-fn describe(known: &Known, certificate: &CertFacts, fault: Option<TlsFault>, seen: &Seen) -> Step {
+fn certificate_step(certificate: &CertFacts, verdict: Verdict, seen: &Seen) -> Step {
     const NAME: &str = "certificate";
     let issuer = certificate.issuer.as_deref().unwrap_or("an unnamed issuer");
     let by = match certificate.is_self_issued {
@@ -163,65 +184,62 @@ fn describe(known: &Known, certificate: &CertFacts, fault: Option<TlsFault>, see
         false => format!("issued by {issuer}"),
     };
     let (left, validity) = validity(certificate);
-    let step = match fault {
-        None if seen.is_cut && known.binding == BindingPolicy::Require => Step::failed(
+    let cut = format!(
+        "TLS is intercepted: the key is not the pinned one, its certificate is {by} and trusted by \
+         this system"
+    );
+    let trusted_by = match &verdict {
+        Verdict::Accepted if seen.is_pinned => Some("pin"),
+        Verdict::Accepted | Verdict::Cut | Verdict::Unjudged(None) => Some("authority"),
+        Verdict::Refused(_) | Verdict::Unjudged(Some(_)) => None,
+    };
+    let step = match verdict {
+        Verdict::Cut => Step::failed(
             NAME,
             Fault::ServerIdentity,
-            format!(
-                "TLS is intercepted: the key is not the pinned one, its certificate is {by} and \
-                 trusted by this system, and the profile requires that TLS reaches the server"
-            ),
+            format!("{cut}, and the profile requires that TLS reaches the server"),
         )
         .remedy(
             "use a network without this proxy, or have its operator pass TLS to the server through. \
              If the proxy is intended, set `binding = \"warn\"` in the profile",
         ),
-        None if seen.is_cut => Step::warning(
-            NAME,
-            format!(
-                "TLS is intercepted: the key is not the pinned one, its certificate is {by} and \
-                 trusted by this system; {validity}"
-            ),
-        )
-        .remedy("the session inside TLS stays secret; to avoid this, use another network"),
+        Verdict::Accepted if seen.is_cut => Step::warning(NAME, format!("{cut}; {validity}"))
+            .remedy("the session inside TLS stays secret; to avoid this, use another network"),
         // The pin replaces every other check.
-        None if seen.is_pinned => {
+        Verdict::Accepted if seen.is_pinned => {
             Step::ok(NAME, format!("the key is the pinned one; {by}, {validity}"))
         }
-        None if left < SOON => {
+        Verdict::Accepted | Verdict::Unjudged(None) if left < SOON => {
             Step::warning(NAME, format!("trusted, {by}, but {validity}"))
                 .remedy("tell the server's owner to renew the certificate")
         }
-        None => Step::ok(NAME, format!("trusted by this system or the profile; {by}, {validity}")),
-        Some(fault) if known.trust.is_none() => Step::warning(
+        Verdict::Accepted | Verdict::Unjudged(None) => {
+            Step::ok(NAME, format!("trusted by this system or the profile; {by}, {validity}"))
+        }
+        Verdict::Unjudged(Some(fault)) => Step::warning(
             NAME,
             format!("{by}, {validity}; whether it is the server's is unknown here ({fault})"),
         )
         .remedy("diagnose with an invite link or a profile, which name the server's key"),
-        Some(fault) => {
-            let text = format!("{fault}; {by}, {validity}");
-            Step::failed(NAME, Fault::ServerIdentity, text).remedy(remedy(&fault, left))
+        Verdict::Refused(fault) => {
+            let is_http = seen.selected_http == Some(true);
+            let (speaks, portal) = match is_http {
+                true => (
+                    ". It speaks HTTP, so it is a web server or a proxy",
+                    "if the network has a login page, log in there in a browser. Else ",
+                ),
+                false => ("", ""),
+            };
+            let text = format!("{fault}; {by}, {validity}{speaks}");
+            Step::failed(NAME, Fault::ServerIdentity, text)
+                .remedy(format!("{portal}{}", remedy(&fault, left)))
         }
     };
     step.fact("pin", certificate.pin.to_string())
         .fact("issuer", certificate.issuer.clone())
         .fact("self_issued", certificate.is_self_issued)
         .fact("days_left", left)
-        .fact(
-            "trusted_by",
-            match step_trust(known, seen) {
-                Some(by) => json!(by),
-                None => Value::Null,
-            },
-        )
-}
-
-fn step_trust(known: &Known, seen: &Seen) -> Option<&'static str> {
-    match () {
-        () if seen.is_pinned => Some("pin"),
-        () if seen.is_cut => Some("authority"),
-        () => matches!(known.trust, Some(ServerTrust::Ca { .. })).then_some("authority"),
-    }
+        .fact("trusted_by", trusted_by)
 }
 
 fn remedy(fault: &TlsFault, days_left: i64) -> String {
@@ -269,14 +287,19 @@ fn validity(certificate: &CertFacts) -> (i64, String) {
 }
 
 /// The step for a handshake that failed, after a look at what else speaks there.
-async fn no_tls(path: &Path, server: &Address, fault: NoTls, found: &mut Diagnosis) -> Step {
+async fn no_tls(
+    way: &Way,
+    connector: &Connector,
+    fault: CarrierFault,
+    found: &mut Diagnosis,
+) -> Step {
+    const NAME: &str = "tls";
+    let failed = |text: String| Step::failed(NAME, Fault::Network, text);
     let fault = match fault {
-        NoTls::Tls(fault @ (TlsFault::NotTls | TlsFault::Io(_))) => fault,
-        NoTls::Tls(fault) if fault.is_old_version() => {
-            return Step::failed(
-                "tls",
-                Fault::Network,
-                "the other end supports TLS 1.2 at most, and Twinlock requires TLS 1.3",
+        CarrierFault::Tls(Some(fault @ (TlsFault::NotTls | TlsFault::Io(_)))) => fault,
+        CarrierFault::Tls(Some(fault)) if fault.is_old_version() => {
+            return failed(
+                "the other end supports TLS 1.2 at most, and Twinlock requires TLS 1.3".to_owned(),
             )
             .remedy(
                 "enable TLS 1.3 there (nginx: `ssl_protocols TLSv1.3;`). A middle that is limited to \
@@ -284,40 +307,34 @@ async fn no_tls(path: &Path, server: &Address, fault: NoTls, found: &mut Diagnos
             )
             .fact("version", "TLS 1.2");
         }
-        NoTls::Tls(fault) => {
-            return Step::failed("tls", Fault::Network, fault.to_string())
+        CarrierFault::Tls(Some(fault)) => {
+            return failed(fault.to_string())
                 .remedy("check the address and port; the other end may be another service");
         }
-        NoTls::Tcp(problem) => {
-            return Step::failed("tls", Fault::Network, format!("no second connection: {problem}"))
-                .remedy("repeat; the server or the proxy may limit connections");
-        }
-        NoTls::Late => {
-            let text = format!("no answer to TLS within {} s", DEADLINE.as_secs());
-            return Step::failed("tls", Fault::Network, text).remedy(
+        _ => {
+            return failed("no answer to TLS".to_owned()).remedy(
                 "check the port: what listens there does not speak TLS, or a firewall holds TLS back",
             );
         }
     };
-    if let Some(status) = plain_http(path, server, found).await {
-        let text = format!(
-            "port {} speaks plain HTTP, not TLS (it answered HTTP {status})",
-            server.port()
-        );
+    // Other services answer the first message of TLS with an error in their own protocol.
+    let answer = way.answer_to_tls(connector).await;
+    if let Some(HttpAnswer { status, date }) = HttpAnswer::parse(&answer) {
+        found.note_date(date);
+        let port = connector.address().port();
+        let text = format!("port {port} speaks plain HTTP, not TLS (it answered HTTP {status})");
         let remedy = match status {
             300..=399 => {
                 "the network redirects to a login page: log in there in a browser, then repeat"
             }
             _ => {
                 "use the port that speaks TLS. If an HTTP proxy runs in front of the server, enable \
-                 TLS on this port there"
+                 TLS on this port there. If the network has a login page, log in there in a browser"
             }
         };
-        return Step::failed("tls", Fault::Network, text)
-            .remedy(remedy)
-            .fact("http_status", status);
+        return failed(text).remedy(remedy).fact("http_status", status);
     }
-    Step::failed("tls", Fault::Network, fault.to_string()).remedy(match fault {
+    failed(fault.to_string()).remedy(match fault {
         TlsFault::NotTls => "check the port: another service listens there",
         _ => {
             "the other end closes the connection: the server has no free connection slot, a balancer \
@@ -325,30 +342,4 @@ async fn no_tls(path: &Path, server: &Address, fault: NoTls, found: &mut Diagnos
              service's"
         }
     })
-}
-
-/// The status of a plain HTTP server.
-async fn plain_http(path: &Path, server: &Address, found: &mut Diagnosis) -> Option<u16> {
-    let tcp = path.connect().await.ok()?;
-    let host = authority(server);
-    let asked = ask(tcp, &host, server.path());
-    let answer = timeout(DEADLINE, asked).await.ok()?.ok()?;
-    found.note_date(answer.date);
-    Some(answer.status)
-}
-
-/// Adds to a certificate that is not accepted what its owner answers over HTTP.
-pub(super) fn explain_certificate(found: &mut Diagnosis) {
-    let status = |step: &Step| step.facts.get("http_status").and_then(Value::as_u64);
-    let websocket = found.steps.iter().find(|step| step.name == "websocket");
-    let Some(status) = websocket.and_then(status).filter(|status| *status != 101) else { return };
-    for step in &mut found.steps {
-        if step.name == "certificate" && step.outcome == Outcome::Failed {
-            step.text += &format!(". It does not speak twinlock: it answered HTTP {status}");
-            if (300..400).contains(&status) {
-                let portal = "if the network has a login page, log in there in a browser. Else ";
-                step.remedy = step.remedy.take().map(|remedy| format!("{portal}{remedy}"));
-            }
-        }
-    }
 }

@@ -1,22 +1,21 @@
 //! Which transports the other end of TLS passes.
 
 use tokio::time::timeout;
-use twinlock_transport::tls::{Alpn, TlsFault, selected_http};
+use twinlock_transport::tls::{Alpn, TlsFault};
 use twinlock_transport::websocket::connect::{UpgradeFault, ask};
 
-use super::Known;
-use super::network::{DEADLINE, Path};
+use super::network::{DEADLINE, Way};
 use super::step::{Diagnosis, Step};
-use super::tls::{NoTls, Seen, connect};
-use crate::connector::authority;
+use super::tls::Seen;
+use crate::connector::{CarrierFault, Connector, UPGRADE_DEADLINE, authority};
 use crate::error::Fault;
 use crate::route::{Route, TransportChoice};
 
 /// Reports `direct` and `websocket`. The transport that a connection would use has to work; the
 /// other one is worth a warning.
 pub(super) async fn examine(
-    path: &Path,
-    known: &Known,
+    way: &Way,
+    connector: &Connector,
     route: &Route,
     seen: &Seen,
     found: &mut Diagnosis,
@@ -29,16 +28,16 @@ pub(super) async fn examine(
     if seen.selected_http == Some(false) {
         found.add(Step::ok("direct", "works: the other end knows twinlock/1"));
     } else {
-        found.add(direct(path, known, uses_http).await);
+        found.add(direct(way, connector, uses_http).await);
     }
-    let step = websocket(path, known, uses_http, found).await;
+    let step = websocket(way, connector, uses_http, found).await;
     found.add(step);
 }
 
-async fn direct(path: &Path, known: &Known, uses_http: bool) -> Step {
+async fn direct(way: &Way, connector: &Connector, uses_http: bool) -> Step {
     const NAME: &str = "direct";
-    match connect(path, &known.address, Alpn::Direct).await {
-        Ok(stream) if selected_http(stream.get_ref().1) == Some(false) => {
+    match way.connect(connector, Alpn::Direct).await {
+        Ok(carried) if carried.selected_http == Some(false) => {
             Step::ok(NAME, "works: the other end knows twinlock/1")
         }
         Ok(_) => Step::ok(NAME, "possible: the other end selects no protocol; HELLO decides"),
@@ -55,22 +54,27 @@ async fn direct(path: &Path, known: &Known, uses_http: bool) -> Step {
     }
 }
 
-fn words(fault: &NoTls) -> String {
+fn words(fault: &CarrierFault) -> String {
     match fault {
-        NoTls::Tls(TlsFault::Alpn) => "the other end refuses the protocol twinlock/1".to_owned(),
-        NoTls::Tls(fault) => fault.to_string(),
-        NoTls::Tcp(problem) => problem.clone(),
-        NoTls::Late => "no answer to TLS".to_owned(),
+        CarrierFault::Tls(Some(TlsFault::Alpn)) => {
+            "the other end refuses the protocol twinlock/1".to_owned()
+        }
+        CarrierFault::Tls(Some(fault)) => fault.to_string(),
+        CarrierFault::Tls(None) => "no answer to TLS".to_owned(),
+        CarrierFault::Tcp(Some(error)) => format!("no second connection: {error}"),
+        CarrierFault::Proxy(Some(fault)) => format!("no second connection: {fault}"),
+        CarrierFault::Cut => "another connection of these is intercepted".to_owned(),
+        _ => "no second connection".to_owned(),
     }
 }
 
-async fn websocket(path: &Path, known: &Known, is_used: bool, found: &mut Diagnosis) -> Step {
+async fn websocket(way: &Way, connector: &Connector, is_used: bool, found: &mut Diagnosis) -> Step {
     const NAME: &str = "websocket";
-    let server = &known.address;
+    let server = connector.address();
     let at = server.path();
-    let stream = match connect(path, server, Alpn::Http).await {
-        Ok(stream) => stream,
-        Err(NoTls::Tls(TlsFault::Alpn)) => {
+    let carried = match way.connect(connector, Alpn::Http).await {
+        Ok(carried) => carried,
+        Err(CarrierFault::Tls(Some(TlsFault::Alpn))) => {
             let text =
                 "the other end does not know http/1.1, so it has no WebSocket: an older server";
             return unless_needed(NAME, is_used, text.to_owned(), "update the server".to_owned());
@@ -80,8 +84,9 @@ async fn websocket(path: &Path, known: &Known, is_used: bool, found: &mut Diagno
             return unless_needed(NAME, is_used, words(&fault), remedy.to_owned());
         }
     };
+    let deadline = if is_used { UPGRADE_DEADLINE } else { DEADLINE };
     let host = authority(server);
-    let asked = timeout(DEADLINE, ask(stream, &host, at)).await;
+    let asked = timeout(deadline, ask(carried.carrier, &host, at)).await;
     let answer = match asked {
         Ok(Ok(answer)) => answer,
         Ok(Err(fault)) => {
@@ -95,7 +100,7 @@ async fn websocket(path: &Path, known: &Known, is_used: bool, found: &mut Diagno
             return unless_needed(NAME, is_used, text, remedy.to_owned());
         }
         Err(_) => {
-            let text = format!("no answer to HTTP within {} s", DEADLINE.as_secs());
+            let text = format!("no answer to HTTP within {} s", deadline.as_secs());
             let remedy =
                 "check that the proxy's server behind it runs, and that it passes WebSocket";
             return unless_needed(NAME, is_used, text, remedy.to_owned());

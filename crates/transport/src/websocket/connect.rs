@@ -80,16 +80,25 @@ where
 {
     let (key, answer, end) = exchange(&mut io, authority, path).await?;
     let header = answer.get(..end).unwrap_or_default();
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    response.parse(header).map_err(|_| UpgradeFault::NotHttp)?;
-    let status = response.code.ok_or(UpgradeFault::NotHttp)?;
-    if status == 101 {
+    let answer = HttpAnswer::parse(header).ok_or(UpgradeFault::NotHttp)?;
+    if answer.status == 101 {
         judge(header, &key)?;
     }
-    let date = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("date"));
-    let date = date.and_then(|date| std::str::from_utf8(date.value).ok());
-    Ok(HttpAnswer { status, date: date.and_then(|date| httpdate::parse_http_date(date).ok()) })
+    Ok(answer)
+}
+
+impl HttpAnswer {
+    /// Parses an answer, of which a part may be missing. `None` if it is not HTTP.
+    #[must_use]
+    pub fn parse(answer: &[u8]) -> Option<Self> {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut fields);
+        let _partial = response.parse(answer).ok()?;
+        let status = response.code?;
+        let date = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("date"));
+        let date = date.and_then(|date| std::str::from_utf8(date.value).ok());
+        Some(Self { status, date: date.and_then(|date| httpdate::parse_http_date(date).ok()) })
+    }
 }
 
 /// Sends the request and reads the header of the answer. Returns the key, and what was read with
