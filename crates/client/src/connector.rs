@@ -22,7 +22,7 @@ use twinlock_core::proto;
 use twinlock_core::session::{Binding, BindingPolicy, SessionConfig, SessionEvent};
 use twinlock_transport::connection::Connection;
 use twinlock_transport::forward_proxy;
-use twinlock_transport::login::login;
+use twinlock_transport::login::{LoginError, login};
 use twinlock_transport::stream::{Carrier, SessionStream};
 use twinlock_transport::tls::{self, Alpn, ClientTls, ServerTrust, TlsFacts};
 use twinlock_transport::websocket::connect::UpgradeFault;
@@ -102,6 +102,8 @@ struct OpenedStream {
     tls: TlsFacts,
     /// The tls-exporter value; `None` without TLS.
     exporter: Option<[u8; 32]>,
+    /// The other end of TLS selected no protocol, and no user the transport: HELLO finds out.
+    is_guess: bool,
 }
 
 impl Connector {
@@ -204,13 +206,34 @@ impl Connector {
     }
 
     /// [`Self::open`] with the step that failed.
+    ///
+    /// If the other end selects no protocol and answers HELLO with HTTP, it is an HTTP proxy, and no
+    /// server has seen HELLO: a second connection goes on with WebSocket.
     pub(crate) async fn attempt(
         &self,
         credential: impl Into<Arc<Credential>>,
         info: &proto::ClientInfo,
     ) -> Result<ReadySession, OpenFault> {
-        let OpenedStream { stream, tls, exporter } =
-            self.connect().await.map_err(OpenFault::Connect)?;
+        let credential = credential.into();
+        let opened = self.connect(false).await.map_err(OpenFault::Connect)?;
+        let is_guess = opened.is_guess;
+        match self.log_in(opened, credential.clone(), info).await {
+            Err(OpenFault::Login(LoginError::Header(bad))) if is_guess && bad.is_http() => {
+                tracing::debug!("the other end of TLS answers HELLO with HTTP; trying WebSocket");
+                let opened = self.connect(true).await.map_err(OpenFault::Connect)?;
+                self.log_in(opened, credential, info).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn log_in(
+        &self,
+        opened: OpenedStream,
+        credential: Arc<Credential>,
+        info: &proto::ClientInfo,
+    ) -> Result<ReadySession, OpenFault> {
+        let OpenedStream { stream, tls, exporter, .. } = opened;
         let transport = ClientTransport::of(&stream);
         let config = SessionConfig {
             binding: self.binding,
@@ -268,7 +291,7 @@ impl Connector {
 
     /// Whether TLS accepts the server at this address.
     pub(crate) async fn is_trusted(&self) -> bool {
-        self.connect().await.is_ok()
+        self.connect(false).await.is_ok()
     }
 
     fn unreachable(&self, problem: impl Into<String>) -> ClientError {
@@ -276,8 +299,9 @@ impl Connector {
     }
 
     /// A stream on which HELLO is due. The addresses of the server's name, or of the proxy's, race to
-    /// the end of TLS; HELLO costs the server more and is sent once.
-    async fn connect(&self) -> Result<OpenedStream, ClientError> {
+    /// the end of TLS; HELLO costs the server more and is sent once. `is_http`: an end of TLS that
+    /// selects no protocol speaks HTTP.
+    async fn connect(&self, is_http: bool) -> Result<OpenedStream, ClientError> {
         let proxy = self.proxy().map_err(|fault| self.carrier_error(fault, None))?;
         let proxy = proxy.as_ref();
         let addresses = self.resolve(proxy).await;
@@ -286,16 +310,18 @@ impl Connector {
             self.main_error(faults.into_iter().map(|fault| self.carrier_error(fault, proxy)))
         })?;
         let CarriedStream { carrier, tls, exporter, selected_http } = carried;
+        let is_open = self.route.transport == TransportChoice::Auto && selected_http.is_none();
         let http = match self.route.transport {
             TransportChoice::WebSocket => true,
-            _ => selected_http == Some(true),
+            _ => selected_http == Some(true) || (is_open && is_http),
         };
         let stream = if http {
-            SessionStream::WebSocket(Box::new(self.web_socket(carrier).await?))
+            SessionStream::WebSocket(Box::new(self.web_socket(carrier, is_open).await?))
         } else {
             SessionStream::Direct(carrier)
         };
-        Ok(OpenedStream { stream, tls, exporter })
+        let is_guess = is_open && !http;
+        Ok(OpenedStream { stream, tls, exporter, is_guess })
     }
 
     /// The proxy on the way to the server.
@@ -388,20 +414,27 @@ impl Connector {
         Ok(stream)
     }
 
-    /// Upgrades to WebSocket.
+    /// Upgrades to WebSocket. `after_hello`: the other end has answered HELLO with HTTP.
     async fn web_socket(
         &self,
         carrier: ClientCarrier,
+        after_hello: bool,
     ) -> Result<WebSocket<ClientCarrier>, ClientError> {
         let authority = authority(&self.address);
         let upgrading = websocket::connect::connect(carrier, &authority, self.address.path());
         match timeout(UPGRADE_DEADLINE, upgrading).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(UpgradeFault::Io(error))) if is_closed(&error) => Err(self.not_admitted()),
-            Ok(Err(fault)) => Err(self.unreachable(format!(
-                "TLS works, but the other end does not open a WebSocket at {}: {fault}",
-                self.address.path()
-            ))),
+            Ok(Err(fault)) => {
+                let answers = match after_hello {
+                    true => "selects no protocol (ALPN), answers HELLO with HTTP, and ",
+                    false => "",
+                };
+                Err(self.unreachable(format!(
+                    "TLS works, but the other end {answers}does not open a WebSocket at {}: {fault}",
+                    self.address.path()
+                )))
+            }
             Err(_) => Err(self.unreachable("the WebSocket upgrade took too long")),
         }
     }

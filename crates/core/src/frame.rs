@@ -96,6 +96,14 @@ pub struct BadHeader {
     pub due: Due,
 }
 
+impl BadHeader {
+    /// Whether the four bytes are the start of an HTTP answer.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        self.frame == b'H' && self.len == u32::from_be_bytes(*b"\0TTP") as usize
+    }
+}
+
 impl Header {
     /// Checks the four bytes of a header.
     ///

@@ -249,7 +249,7 @@ fn doctor__missing_alpn_and_old_server_are_named() {
     let silent = Peer::tls(&["twinlock/1"], &[]);
     let other = Peer::tls(&["h2"], &[]);
     for (peer, name, words) in [
-        (&no_alpn, "challenge", &["not a frame of Twinlock", "(ALPN)"][..]),
+        (&no_alpn, "challenge", &["answers HELLO with HTTP", "it answered HTTP 400", "(ALPN)"][..]),
         (&too_old, "challenge", &["ERROR 1", "update the server"]),
         (&silent, "challenge", &["closed the connection after HELLO", "update the server"]),
         (&other, "alpn", &["refuses the protocols", "pass TLS through"]),

@@ -15,6 +15,7 @@ use twinlock_core::id::TlsPin;
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_transport::tls::spki_pin;
 
+use crate::common::http_only::HttpOnly;
 use crate::common::*;
 
 const CUT: &str = "TLS is intercepted between";
@@ -126,6 +127,39 @@ fn transport__http_proxy_is_found_and_reported_as_cut() {
         assert!(!seen.windows(12).any(|part| TEXT.as_bytes().starts_with(part)), "{name}");
         assert_eq!(seen.starts_with(b"GET /twinlock HTTP/1.1\r\n"), alpn.is_some(), "{name}");
     }
+}
+
+/// The proxy selects no protocol, so that the client sends HELLO, and answers it with HTTP 400.
+#[test]
+fn transport__http_without_alpn_is_found_after_hello() {
+    let (host, plain) = with_plain_port(&[]);
+    let ada = host.owner();
+    let proxy = HttpOnly::start(plain);
+    let mut link = InviteLink::parse(&ada.invites()).unwrap();
+    link.address = Address::new("127.0.0.1", proxy.address.port()).unwrap();
+    link.tls_pin = Some(proxy.pin);
+    let bob = host.stranger();
+    let diagnosed = bob.run(&["doctor", "--json", &*link.to_link()]).exits(0).json().remove(0);
+    let steps = diagnosed["steps"].as_array().unwrap();
+    let step = |name: &str| steps.iter().find(|step| step["name"] == name).unwrap();
+    assert_eq!(step("login")["facts"]["transport"], "websocket", "{diagnosed:#}");
+    assert_eq!(step("middle")["facts"]["cut"], true, "{diagnosed:#}");
+    let joined = bob.run(&["join", "--no-password", "--user", "bob", &*link.to_link()]).exits(0);
+    assert!(joined.err.contains(CUT), "{joined:?}");
+    let text = bob.profile_text();
+    let (head, _) = text.split_once("[tls]").unwrap();
+    let pin = format!("[tls]\ntrust = \"pin\"\npins = [\"{}\"]\n", proxy.pin);
+    std::fs::write(bob.profile_file(), format!("{head}{pin}")).unwrap();
+    // A login makes two connections, of which one sends a request.
+    let (connections, requests) = proxy.counts();
+    bob.run(&["send", "lobby", TEXT]).exits(0);
+    assert_eq!(proxy.counts(), (connections + 2, requests + 1));
+    // The transport that is chosen needs one, or fails.
+    bob.run(&["--transport", "websocket", "history", "lobby"]).exits(0);
+    assert_eq!(proxy.counts(), (connections + 3, requests + 2));
+    let direct = ["--timeout", "3s", "--transport", "tls", "history", "lobby"];
+    bob.run(&direct).exits(5);
+    assert_eq!(proxy.counts().1, requests + 2);
 }
 
 /// What a proxy connects to.

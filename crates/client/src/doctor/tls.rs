@@ -165,7 +165,10 @@ fn describe_all(
         Some(true) => {
             "the other end selects http/1.1: an HTTP server or proxy, so WebSocket follows"
         }
-        None => "the other end selects no protocol, as many proxies do: HELLO follows",
+        None => {
+            "the other end selects no protocol, as many proxies do: HELLO follows, and WebSocket if \
+             the answer is HTTP"
+        }
     };
     found.add(Step::ok("alpn", text).fact("selected", facts.alpn.clone()));
 }

@@ -3,6 +3,7 @@
 
 pub mod data_dir;
 pub mod device;
+pub mod http_only;
 pub mod image;
 pub mod lines;
 pub mod malicious_server;
