@@ -1,8 +1,7 @@
 //! `doctor` names the step that fails and the remedy, for faults with real sockets.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
@@ -35,8 +34,8 @@ struct Peer {
     pin: TlsPin,
     /// Its certificate, PEM.
     certificate: String,
-    /// The bytes that it got; with TLS, inside it.
-    heard: Arc<AtomicUsize>,
+    /// The first byte of each connection; with TLS, inside it.
+    heard: Arc<Mutex<Vec<u8>>>,
     _runtime: Runtime,
 }
 
@@ -72,18 +71,18 @@ impl Peer {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let answer = answer.to_vec();
-        let heard = Arc::new(AtomicUsize::new(0));
-        let count = heard.clone();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let list = heard.clone();
         runtime.spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (acceptor, answer, count) = (acceptor.clone(), answer.clone(), count.clone());
+                let (acceptor, answer, list) = (acceptor.clone(), answer.clone(), list.clone());
                 tokio::spawn(async move {
                     match acceptor {
-                        None => say(tcp, &answer, &count).await,
+                        None => say(tcp, &answer, &list).await,
                         Some(acceptor) => {
                             let Ok(tls) = acceptor.accept(tcp).await else { return };
-                            say(tls, &answer, &count).await;
+                            say(tls, &answer, &list).await;
                         }
                     }
                 });
@@ -91,12 +90,16 @@ impl Peer {
         });
         Self { address, pin, certificate, heard, _runtime: runtime }
     }
+
+    fn heard(&self) -> Vec<u8> {
+        self.heard.lock().unwrap().clone()
+    }
 }
 
-async fn say(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8], heard: &AtomicUsize) {
+async fn say(mut io: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8], heard: &Mutex<Vec<u8>>) {
     let mut part = [0; 4096];
-    let Ok(first @ 1..) = io.read(&mut part).await else { return };
-    heard.fetch_add(first, Ordering::SeqCst);
+    let Ok(1..) = io.read(&mut part).await else { return };
+    heard.lock().unwrap().push(part[0]);
     let _gone = io.write_all(answer).await;
     let _gone = io.shutdown().await;
     // Without a reset, which could destroy the answer.
@@ -188,6 +191,8 @@ fn doctor__plain_http_and_old_tls_are_named() {
     let port = http.address.port().to_string();
     let words = ["speaks plain HTTP", "HTTP 400", "use the port that speaks TLS"];
     names(&ada, &["--port", &port], &[], (5, "tls"), &words);
+    // It gets handshakes of TLS and no request.
+    assert!(http.heard().len() > 1 && http.heard().iter().all(|first| *first == 0x16));
     // A fatal alert, protocol_version.
     let old = Peer::plain(&[0x15, 3, 3, 0, 2, 2, 70]);
     let port = old.address.port().to_string();
@@ -219,7 +224,7 @@ fn doctor__expired_certificate_and_wrong_pin_are_named() {
     for later in ["direct", "websocket", "challenge"] {
         assert_eq!(step(&json, later)["outcome"], "not_tried", "{json:#}");
     }
-    assert_eq!(other.heard.load(Ordering::SeqCst), 0);
+    assert!(other.heard().is_empty());
 }
 
 #[test]
