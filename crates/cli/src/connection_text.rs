@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use indicatif::HumanDuration;
 use twinlock_client::ClientError;
+use twinlock_client::error::issued_by;
 use twinlock_client::model::Facts;
 use twinlock_core::session::Binding;
 
-use crate::output::Output;
+use crate::output::{Output, Style};
 
 /// Warns the user when TLS does not reach the server.
 pub(crate) fn warn_about_tls(out: &Output, binding: Binding, issuer: Option<&str>) {
@@ -20,21 +21,41 @@ pub(crate) fn warn_about_tls(out: &Output, binding: Binding, issuer: Option<&str
 /// TLS there is none.
 pub(crate) fn tls_warning(binding: Binding, issuer: Option<&str>) -> Option<String> {
     match binding {
-        Binding::Cut => {
-            let by = issuer.map(|by| format!(" (its certificate is issued by {by})"));
-            Some(format!(
-                "TLS is intercepted between you and the server: a proxy{}, or an attacker with a \
-                 forged certificate.\nThe inner lock held: nobody between reads what you write. \
-                 Names, sizes and times can be seen there.",
-                by.unwrap_or_default()
-            ))
-        }
+        Binding::Cut => Some(format!(
+            "TLS is intercepted between you and the server: a proxy{}, or an attacker with a \
+             forged certificate.\nThe inner lock held: nobody between reads what you write. \
+             Names, sizes and times can be seen there.",
+            issued_by(issuer)
+        )),
         Binding::Unknown => Some(
             "The server says nothing about its end of TLS, so it is not known whether anybody \
              ends it in between.\nThe inner lock held."
                 .to_owned(),
         ),
         Binding::Bound | Binding::Off => None,
+    }
+}
+
+/// Where TLS ends, to follow the word "TLS".
+pub(crate) fn tls_verdict(out: &Output, binding: Binding, issuer: Option<&str>) -> String {
+    match binding {
+        Binding::Bound => out.style(Style::Good, "reaches the server"),
+        Binding::Cut => {
+            let cut = out.style(Style::Bad, "INTERCEPTED between client and server");
+            format!("{cut}{}", issued_by(issuer))
+        }
+        Binding::Unknown => out.style(Style::Warning, "unknown: the server sent no binding"),
+        Binding::Off => "not compared: the profile sets binding = \"off\"".to_owned(),
+    }
+}
+
+/// The same as a word, for JSON.
+pub(crate) fn binding_word(binding: Binding) -> &'static str {
+    match binding {
+        Binding::Bound => "bound",
+        Binding::Cut => "cut",
+        Binding::Unknown => "unknown",
+        Binding::Off => "off",
     }
 }
 

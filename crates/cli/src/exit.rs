@@ -140,9 +140,10 @@ impl From<ClientError> for Failure {
                      `twinlock audit verify`",
                 )
             }
-            ClientError::TlsCut => failure.hint(
-                "if a proxy is intended, its owner issues invite links that say so; \
-                 otherwise do not go on over this network",
+            ClientError::TlsCut { .. } => failure.hint(
+                "use a network without it. If you know this proxy and accept that it sees names, \
+                 sizes and times, leave out --require-binding, or set binding = \"warn\" in the \
+                 profile (a server with `--binding require` refuses it all the same)",
             ),
             ClientError::Unreachable { .. } => {
                 failure.hint("is the server running, and is the address right?")

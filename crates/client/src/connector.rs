@@ -255,7 +255,7 @@ impl Connector {
                 if !error.is_closed() {
                     connection.finish().await;
                 }
-                Err(OpenFault::Ready(error))
+                Err(OpenFault::Ready(error.with_issuer(tls.issuer)))
             }
         }
     }
@@ -329,7 +329,7 @@ impl Connector {
         let proxy = self.route.via.proxy_for(&self.address).map_err(CarrierFault::Via)?;
         match self.route.transport {
             TransportChoice::Plain if self.binding == BindingPolicy::Require => {
-                Err(CarrierFault::Cut)
+                Err(CarrierFault::Cut(None))
             }
             TransportChoice::Plain if proxy.is_some() => Err(CarrierFault::PlainBeyondMachine),
             _ => Ok(proxy),
@@ -406,10 +406,10 @@ impl Connector {
         let stream = timeout(TLS_DEADLINE, connecting).await;
         let stream = stream.map_err(|_| CarrierFault::Tls(None))?;
         let stream = stream.map_err(|fault| CarrierFault::Tls(Some(fault)))?;
-        let shown = TlsFacts::of(stream.get_ref().1).peer_pin;
+        let TlsFacts { peer_pin, issuer, .. } = TlsFacts::of(stream.get_ref().1);
         // The profile accepts no end of TLS but the server's.
-        if self.tls.is_pinned(shown) == Some(false) && self.binding == BindingPolicy::Require {
-            return Err(CarrierFault::Cut);
+        if self.tls.is_pinned(peer_pin) == Some(false) && self.binding == BindingPolicy::Require {
+            return Err(CarrierFault::Cut(issuer));
         }
         Ok(stream)
     }
@@ -477,6 +477,18 @@ pub(crate) fn authority(address: &Address) -> String {
         None => host.to_owned(),
     };
     if port == HTTPS { host } else { format!("{host}:{port}") }
+}
+
+/// Who issued the certificate at the end of TLS, as it says.
+pub(crate) fn issuer(stream: &ClientStream) -> Option<String> {
+    let carrier = match stream {
+        SessionStream::Direct(carrier) => carrier,
+        SessionStream::WebSocket(frames) => frames.get_ref(),
+    };
+    match carrier {
+        Carrier::Tls(tls) => TlsFacts::of(tls.get_ref().1).issuer,
+        Carrier::Plain(_) => None,
+    }
 }
 
 async fn ready(

@@ -110,12 +110,16 @@ pub enum ClientError {
          a new invite link; until then nothing is sent"
     )]
     Distrusted(String),
-    /// TLS is intercepted, and the profile requires that it is not.
+    /// TLS is intercepted, and the profile or the server does not allow that.
     #[error(
-        "TLS is intercepted between you and the server (a proxy, or an attacker with a forged \
-         certificate), and this profile requires that it does not"
+        "TLS is intercepted between you and the server: a proxy{}, or an attacker with a forged \
+         certificate. This profile or the server does not allow that",
+        issued_by(.issuer.as_deref())
     )]
-    TlsCut,
+    TlsCut {
+        /// Who issued the certificate, as it says; `None` without TLS, or if it cannot be read.
+        issuer: Option<String>,
+    },
     /// The protocol version was lowered, although both ends support a higher one.
     #[error("the protocol version was downgraded between you and the server")]
     Downgrade,
@@ -281,9 +285,10 @@ impl ClientError {
             | Self::Lost(_)
             | Self::Busy { .. }
             | Self::Protocol(_) => Fault::Network,
-            Self::Distrusted(_) | Self::OtherServer { .. } | Self::TlsCut | Self::Downgrade => {
-                Fault::ServerIdentity
-            }
+            Self::Distrusted(_)
+            | Self::OtherServer { .. }
+            | Self::TlsCut { .. }
+            | Self::Downgrade => Fault::ServerIdentity,
             Self::LoginRefused
             | Self::PasswordRefused
             | Self::WrongPassword
@@ -310,6 +315,14 @@ impl ClientError {
     /// one-shot command retries.
     pub(crate) fn wants_a_slot(&self) -> bool {
         matches!(self, Self::NotAdmitted { .. } | Self::Busy { .. })
+    }
+
+    /// Adds who issued the certificate of the connection to an error about its TLS.
+    pub(crate) fn with_issuer(self, issuer: impl FnOnce() -> Option<String>) -> Self {
+        match self {
+            Self::TlsCut { issuer: None } => Self::TlsCut { issuer: issuer() },
+            error => error,
+        }
     }
 
     pub(crate) fn tls(fault: &TlsFault, address: &Address) -> Self {
@@ -339,18 +352,24 @@ impl From<ConnectionError> for ClientError {
         match error {
             ConnectionError::Refused(ErrorCode::Busy(seconds)) => Self::Busy { seconds },
             ConnectionError::Refused(ErrorCode::Refused) => Self::LoginRefused,
-            ConnectionError::Fault(SessionFault::Binding) => Self::TlsCut,
+            ConnectionError::Fault(SessionFault::Binding) => Self::TlsCut { issuer: None },
             ConnectionError::Fault(SessionFault::Downgrade(_)) => Self::Downgrade,
             other => Self::Lost(other.to_string()),
         }
     }
 }
 
+/// Who issued the certificate of an intercepted TLS, in brackets for a message.
+#[must_use]
+pub fn issued_by(issuer: Option<&str>) -> String {
+    issuer.map(|by| format!(" (its certificate is issued by {by})")).unwrap_or_default()
+}
+
 /// The error for a CLOSE of the server.
 #[must_use]
 pub fn closed(code: CloseCode) -> ClientError {
     match code {
-        CloseCode::Binding => ClientError::TlsCut,
+        CloseCode::Binding => ClientError::TlsCut { issuer: None },
         CloseCode::Version => ClientError::Downgrade,
         CloseCode::Revoked => ClientError::Ended("this device was revoked"),
         CloseCode::Replaced => {

@@ -15,7 +15,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, item::What, request
 use twinlock_core::session::{SendError, SessionEvent};
 use twinlock_transport::connection::{Connection, Wake};
 
-use crate::connector::ClientStream;
+use crate::connector::{ClientStream, issuer};
 use crate::error::{ClientError, Refusal, closed};
 use crate::session_log;
 
@@ -247,7 +247,9 @@ impl<R> RequestConnection<R> {
                 session_log::rekeyed(self.connection.session(), epoch);
                 Ok(Some(Received::Rekeyed(epoch)))
             }
-            SessionEvent::Closed(code) => Err(closed(code)),
+            SessionEvent::Closed(code) => {
+                Err(closed(code).with_issuer(|| issuer(self.connection.stream())))
+            }
             SessionEvent::Ready { .. } | SessionEvent::Nothing => Ok(None),
         }
     }

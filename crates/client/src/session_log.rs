@@ -39,14 +39,18 @@ pub(crate) fn begin(server: &Address, opened: &ReadySession) {
         "session begun"
     );
     if *binding == Binding::Cut {
-        tracing::warn!(%sid, %server, "TLS is intercepted between this client and the server");
+        let issuer = tls.issuer.as_deref();
+        tracing::warn!(
+            %sid, %server, issuer,
+            "TLS is intercepted between this client and the server"
+        );
     }
 }
 
 /// Logs an attempt that led to no session.
 pub(crate) fn failed(server: &Address, error: &ClientError) {
     match error {
-        ClientError::TlsCut => tracing::warn!(%server, %error, "no session"),
+        ClientError::TlsCut { .. } => tracing::warn!(%server, %error, "no session"),
         error => tracing::info!(%server, %error, "no session"),
     }
 }

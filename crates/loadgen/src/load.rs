@@ -7,6 +7,7 @@ use twinlock_client::ClientError;
 use twinlock_client::connector::{Connector, ReadySession};
 use twinlock_client::profile::Profile;
 use twinlock_client::request_connection::RequestConnection;
+use twinlock_client::route::ClientTransport;
 use twinlock_core::Entropy as _;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_core::limits::Timing;
@@ -30,6 +31,8 @@ pub struct Load {
     pub(crate) users: Arc<VirtualUsers>,
     pub(crate) room: LoadRoom,
     binding: Binding,
+    transport: ClientTransport,
+    issuer: Option<String>,
     pub(crate) server: Option<Process>,
     pub(crate) stop: StopSignal,
 }
@@ -51,7 +54,7 @@ impl Load {
         let connector = Connector::of(profile, plan.address.clone(), Timing::default())?;
         let connector = connector.over(plan.route.clone());
         let users = VirtualUsers::of(profile, connector.clone());
-        let ReadySession { connection, binding, .. } = users.open(0).await?;
+        let ReadySession { connection, binding, tls, transport, .. } = users.open(0).await?;
         let mut requests = RequestConnection::new(connection);
         let made = async {
             let topic = "made by a load generator".to_owned();
@@ -81,7 +84,8 @@ impl Load {
         .await;
         requests.close().await;
         let (room, users) = made?;
-        Ok(Self { users: Arc::new(users), room, binding, server, stop })
+        let (users, issuer) = (Arc::new(users), tls.issuer);
+        Ok(Self { users, room, binding, transport, issuer, server, stop })
     }
 
     /// The room's name.
@@ -94,6 +98,18 @@ impl Load {
     #[must_use]
     pub fn binding(&self) -> Binding {
         self.binding
+    }
+
+    /// The transport of the connections.
+    #[must_use]
+    pub fn transport(&self) -> ClientTransport {
+        self.transport
+    }
+
+    /// Who issued the TLS certificate, as it says; `None` without TLS.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
     }
 
     /// Runs one measurement.

@@ -6,13 +6,14 @@ use serde::Serialize;
 use tokio::sync::watch;
 use twinlock_client::ClientError;
 use twinlock_client::profile::Profile;
+use twinlock_core::session::Binding;
 use twinlock_loadgen::{
     LOGINS_AT_ONCE, Latency, Load, LoadError, LoadMode, Measurement, OpenFilesError, Plan, Shape,
     StopSignal, raise_open_files,
 };
 
 use crate::args::{BenchArgs, BenchMode};
-use crate::connection_text::warn_about_tls;
+use crate::connection_text::{binding_word, tls_verdict, warn_about_tls};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::output::Style;
@@ -46,6 +47,16 @@ struct ReportJson<'a> {
     latency_us: Option<LatencyJson>,
     server: Option<ServerJson>,
     client_cpu_us_each: Option<f64>,
+    tls: TlsJson<'a>,
+}
+
+#[derive(Serialize)]
+struct TlsJson<'a> {
+    binding: &'static str,
+    /// Who issued the certificate, as it says; null without TLS.
+    issuer: Option<&'a str>,
+    /// `tls`, `websocket` or `plain`.
+    transport: String,
 }
 
 #[derive(Serialize)]
@@ -129,7 +140,7 @@ async fn all(
 ) -> Result<(), Failure> {
     let Context { out, .. } = context;
     let mut load = Load::start(profile, plan, stop.clone()).await.map_err(failed)?;
-    warn_about_tls(out, load.binding(), None);
+    warn_about_tls(out, load.binding(), load.issuer());
     out.say(&format!(
         "All entries go into the room {0} and stay there (`twinlock room join {0}`).",
         load.room()
@@ -142,8 +153,11 @@ async fn all(
         file: args.file,
         time: args.seconds,
     };
-    let room = load.room().to_string();
     if !args.json {
+        if load.binding() != Binding::Bound {
+            let verdict = tls_verdict(out, load.binding(), load.issuer());
+            out.line(&format!("transport {}, TLS {verdict}", load.transport()))?;
+        }
         out.line(&out.style(Style::Bold, &heading(args.server_pid.is_some())))?;
     }
     let mut ended = Ok(());
@@ -152,7 +166,7 @@ async fn all(
             Ok(reports) => {
                 for report in reports {
                     if args.json {
-                        out.json(&json(*mode, &report, &room, args))?;
+                        out.json(&json(*mode, &report, &load, args))?;
                     } else {
                         out.line(&row(*mode, &report, args))?;
                     }
@@ -263,13 +277,13 @@ fn row(mode: BenchMode, report: &Measurement, args: &BenchArgs) -> String {
 fn json<'a>(
     mode: BenchMode,
     report: &Measurement,
-    room: &'a str,
+    load: &'a Load,
     args: &BenchArgs,
 ) -> ReportJson<'a> {
     let Shaped { lines, window, size } = Shaped::of(mode, args);
     ReportJson {
         what: report.what,
-        room,
+        room: load.room().as_str(),
         lines,
         window,
         size,
@@ -292,6 +306,11 @@ fn json<'a>(
             bytes_per_line: report.bytes_each().filter(|_| mode == BenchMode::Idle),
         }),
         client_cpu_us_each: report.client_cpu.map(|cpu| report.micros_each(cpu)),
+        tls: TlsJson {
+            binding: binding_word(load.binding()),
+            issuer: load.issuer(),
+            transport: load.transport().to_string(),
+        },
     }
 }
 

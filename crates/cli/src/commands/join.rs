@@ -33,7 +33,7 @@ pub(crate) async fn run(join: JoinArgs, context: &Context) -> Result<(), Failure
     let route = context.global.route();
     let terms = enrol::look(&link, join.require_binding, &route).await.map_err(not_invited)?;
     if join.require_binding && tls_warning(terms.binding, None).is_some() {
-        return Err(ClientError::TlsCut.into());
+        return Err(ClientError::TlsCut { issuer: terms.issuer }.into());
     }
     warn_about_tls(&context.out, terms.binding, terms.issuer.as_deref());
     let label = join.device.unwrap_or_else(this_machine);

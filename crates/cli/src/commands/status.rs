@@ -9,11 +9,11 @@ use twinlock_core::session::Binding;
 
 use crate::args::StatusArgs;
 use crate::blocking::blocking;
-use crate::connection_text::session_words;
+use crate::connection_text::{binding_word, session_words, tls_verdict};
 use crate::context::Context;
 use crate::conversation::role_word;
 use crate::exit::{Exit, Failure};
-use crate::output::{Output, Style};
+use crate::output::Output;
 use crate::progress_timeout::within;
 
 /// The status in JSON. Fields that need the server are null without it.
@@ -43,6 +43,8 @@ struct TlsJson {
     cipher: Option<String>,
     peer_pin: Option<String>,
     binding: &'static str,
+    /// Who issued the certificate, as it says; null without TLS.
+    issuer: Option<String>,
     /// `tls`, `websocket` or `plain`.
     transport: String,
 }
@@ -169,7 +171,8 @@ fn add(status: &mut StatusJson, facts: Facts) {
         key_exchange: up.tls.group,
         cipher: up.tls.suite,
         peer_pin: up.tls.peer_pin.map(|pin| pin.to_string()),
-        binding: word(up.binding),
+        binding: binding_word(up.binding),
+        issuer: up.tls.issuer,
         transport: up.transport.to_string(),
     });
     status.lock2 = Some(LockJson {
@@ -210,12 +213,7 @@ fn show(
         None => out.line("pins     none: a certificate authority authenticates the server")?,
     }
     if let Some(tls) = tls {
-        let verdict = match binding {
-            Binding::Bound => out.style(Style::Good, "reaches the server"),
-            Binding::Cut => out.style(Style::Bad, "INTERCEPTED between client and server"),
-            Binding::Unknown => out.style(Style::Warning, "unknown: the server sent no binding"),
-            Binding::Off => "not compared: the profile sets binding = \"off\"".to_owned(),
-        };
+        let verdict = tls_verdict(out, binding, tls.issuer.as_deref());
         if tls.version.is_none() && tls.peer_pin.is_none() {
             out.line(&format!("lock 1   none, transport {}", tls.transport))?;
         } else {
@@ -243,13 +241,4 @@ fn show(
     }
     out.line(&format!("outbox   {} queued, {} refused", outbox.queued, outbox.refused))?;
     Ok(())
-}
-
-fn word(binding: Binding) -> &'static str {
-    match binding {
-        Binding::Bound => "bound",
-        Binding::Cut => "cut",
-        Binding::Unknown => "unknown",
-        Binding::Off => "off",
-    }
 }

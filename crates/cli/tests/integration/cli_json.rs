@@ -108,7 +108,8 @@ fn json__documents_have_documented_fields_on_one_line() {
              frames_received:number frames_sent:number key_exchange:text \
              last_rekey_seconds:null rekeys:number session:hex32} outbox:{queued:number refused:number} pins:[hex64] profile:text \
              rekey:null role:text server:text server_key:hex64 server_software:text server_words:text \
-             tls:{binding:text cipher:text key_exchange:text peer_pin:hex64 transport:text version:text} \
+             tls:{binding:text cipher:text issuer:text key_exchange:text peer_pin:hex64 \
+             transport:text version:text} \
              user:text}",
         ),
     ];

@@ -11,6 +11,9 @@ use data_encoding::HEXLOWER;
 use twinlock_core::invite::InviteLink;
 
 const MESSAGES: usize = 10_000;
+const CUT: &str = "TLS is intercepted between";
+/// What the proxy's certificate says.
+const BY: &str = "(its certificate is issued by rcgen self signed cert)";
 
 /// The decrypted TLS data, both directions of all connections.
 #[derive(Default, Clone)]
@@ -59,14 +62,14 @@ fn tls_interception__proxy_cannot_read_messages_or_secrets() {
     let bob = host.stranger();
     let joined =
         bob.run(&["join", "--user", "bob", "--password-file", password_file, &link]).exits(0);
-    assert!(joined.err.contains("TLS is intercepted between"), "{joined:?}");
+    assert!(joined.err.contains(CUT), "{joined:?}");
     // And logs in through it on another device, trusting the proxy as a CA.
     let account = format!("bob@{}", proxy.address);
     let ca_file = proxy.ca_file.to_str().unwrap();
     let phone = host.stranger();
     let login = ["login", &account, "--password-file", password_file, "--ca", ca_file];
     let logged_in = phone.run(&login).exits(0);
-    assert!(logged_in.err.contains("TLS is intercepted between"), "{logged_in:?}");
+    assert!(logged_in.err.contains(CUT), "{logged_in:?}");
 
     let [bob, phone] = [bob, phone].map(|person| proxy.is_trusted_by(&person, "warn"));
     let marker = "Kennwort-Zeile";
@@ -77,11 +80,23 @@ fn tls_interception__proxy_cannot_read_messages_or_secrets() {
     let heard = listening.ended(LONG).exits(0);
     assert_eq!(heard.out.matches(marker).count(), MESSAGES);
     for said in [sent.err, heard.err] {
-        assert!(said.contains("TLS is intercepted between"), "{said}");
+        assert!(said.contains(CUT), "{said}");
         assert!(said.contains("The inner lock held"), "{said}");
     }
     let status = bob.run(&["status", "--json"]).exits(0);
     assert_eq!(status.json()[0]["tls"]["binding"], "cut");
+    assert_eq!(status.json()[0]["tls"]["issuer"], "rcgen self signed cert");
+    let status = bob.run(&["status"]).exits(0);
+    assert!(status.out.contains("INTERCEPTED") && status.out.contains(BY), "{status:?}");
+    // So does a load generator, in each of its forms.
+    let bench = ["bench", "--mode", "messages", "--lines", "1", "--seconds", "0.2"];
+    let table = bob.run(&bench).exits(0);
+    assert!(table.out.contains("INTERCEPTED") && table.out.contains(BY), "{table:?}");
+    assert!(table.err.contains(CUT) && table.err.contains(BY), "{table:?}");
+    let json = bob.run(&[&bench[..], &["--json"]].concat()).exits(0);
+    assert_eq!(json.json()[0]["tls"]["binding"], "cut");
+    assert_eq!(json.json()[0]["tls"]["issuer"], "rcgen self signed cert");
+    assert_eq!(json.json()[0]["tls"]["transport"], "tls");
     let log = std::fs::read_to_string(bob.home.join("state/default/client.log")).unwrap();
     let cut = "TLS is intercepted between this client and the server";
     assert!(log.lines().any(|line| line.contains(" WARN ") && line.contains(cut)), "{log}");
@@ -117,15 +132,27 @@ fn tls_interception__require_binding_sends_nothing_via_proxy() {
     // Required by the client.
     let strict = proxy.is_trusted_by(&bob, "require");
     let limit = Duration::from_secs(20);
-    for args in [&["send", "lobby", "secret"][..], &["history", "lobby"], &["status"]] {
+    let file = host.root().join("file");
+    std::fs::write(&file, "secret").unwrap();
+    let commands = [
+        &["send", "lobby", "secret"][..],
+        &["history", "lobby"],
+        &["status"],
+        &["devices"],
+        &["put", file.to_str().unwrap(), "lobby"],
+        &["outbox", "retry"],
+        &["bench", "--mode", "messages", "--seconds", "0.2"],
+    ];
+    for args in commands {
         let ran = strict.start(args).ended(limit).exits(4);
-        assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
+        assert!(ran.err.contains(CUT) && ran.err.contains(BY), "{ran:?}");
     }
-    proxy.wait_ended(3);
-    assert_eq!(proxy.connections(), 3);
+    proxy.wait_ended(commands.len());
+    assert_eq!(proxy.connections(), commands.len());
     let log = std::fs::read_to_string(strict.home.join("state/default/client.log")).unwrap();
-    let refused = |line: &str| line.contains(" WARN ") && line.contains("no session");
-    assert_eq!(log.lines().filter(|line| refused(line)).count(), 3, "{log}");
+    let refused =
+        |line: &str| line.contains(" WARN ") && line.contains("no session") && line.contains(BY);
+    assert!(log.lines().filter(|line| refused(line)).count() >= 3, "{log}");
     assert!(!log.contains("session begun"), "{log}");
     // Nothing was recorded; the message stays in the outbox.
     assert_eq!(ada.reads("lobby").len(), 0);
@@ -137,7 +164,7 @@ fn tls_interception__require_binding_sends_nothing_via_proxy() {
         carol.run(&args).exits(code)
     };
     let refused = join(&proxy.forges(&link), 4);
-    assert!(refused.err.contains("TLS is intercepted between"), "{refused:?}");
+    assert!(refused.err.contains(CUT) && refused.err.contains(BY), "{refused:?}");
     assert!(!carol.profile_file().exists());
     join(&link, 0);
     assert!(carol.profile_text().contains("binding = \"require\""));
@@ -153,9 +180,13 @@ fn tls_interception__require_binding_sends_nothing_via_proxy() {
     let ca_file = proxy.ca_file.to_str().unwrap();
     let login = ["login", &account, "--password-file", password_file, "--ca", ca_file];
     let refused = phone.run(&[&login[..], &["--require-binding"]].concat()).exits(4);
-    assert!(refused.err.contains("TLS is intercepted between"), "{refused:?}");
+    assert!(refused.err.contains(CUT) && refused.err.contains(BY), "{refused:?}");
     assert!(!phone.profile_file().exists());
     assert_eq!(dave.run(&["devices", "--json"]).exits(0).json().len(), 1);
+    let strict = proxy.is_trusted_by(&dave, "require");
+    let passwd = ["passwd", "--password-file", password_file, "--new-password-file", password_file];
+    let refused = strict.start(&passwd).ended(limit).exits(4);
+    assert!(refused.err.contains(CUT) && refused.err.contains(BY), "{refused:?}");
 
     // Required by the server, for a client that would accept it.
     host.terminate().exits(0);
@@ -164,7 +195,7 @@ fn tls_interception__require_binding_sends_nothing_via_proxy() {
     let easy = proxy.is_trusted_by(&bob, "warn");
     for args in [&["send", "lobby", "secret"][..], &["history", "lobby"]] {
         let ran = easy.start(args).ended(limit).exits(4);
-        assert!(ran.err.contains("TLS is intercepted between"), "{ran:?}");
+        assert!(ran.err.contains(CUT) && ran.err.contains(BY), "{ran:?}");
     }
     assert_eq!(texts(&ada.reads("lobby")), ["straight"]);
     assert!(!seen.has(b"secret"));

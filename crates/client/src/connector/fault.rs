@@ -3,6 +3,7 @@
 use std::io;
 
 use twinlock_core::frame::CloseCode;
+use twinlock_core::session::SessionFault;
 use twinlock_transport::connection::ConnectionError;
 use twinlock_transport::forward_proxy::ProxyFault;
 use twinlock_transport::login::LoginError;
@@ -36,8 +37,9 @@ pub(crate) enum CarrierFault {
     /// The proxy opens no connection to the server.
     Proxy(Option<ProxyFault>),
     Tls(Option<TlsFault>),
-    /// No TLS, or one that ends in front of the server, which the profile forbids.
-    Cut,
+    /// No TLS, or one that ends in front of the server, which the profile forbids; who issued the
+    /// certificate, as it says.
+    Cut(Option<String>),
 }
 
 /// Why there is no session, by the step that failed.
@@ -54,6 +56,8 @@ pub(crate) enum OpenFault {
 pub(crate) enum NotReady {
     Connection(ConnectionError),
     Closed(CloseCode),
+    /// TLS is intercepted; who issued the certificate, as it says.
+    Cut(Option<String>),
     Unreadable,
     Late,
 }
@@ -63,6 +67,15 @@ impl NotReady {
     pub(super) fn is_closed(&self) -> bool {
         matches!(self, Self::Connection(ConnectionError::Cut(error))
             if error.as_ref().is_none_or(is_closed))
+    }
+
+    /// Adds who issued the certificate if TLS is intercepted.
+    pub(super) fn with_issuer(self, issuer: Option<String>) -> Self {
+        match self {
+            Self::Connection(ConnectionError::Fault(SessionFault::Binding))
+            | Self::Closed(CloseCode::Binding) => Self::Cut(issuer),
+            error => error,
+        }
     }
 }
 
@@ -77,6 +90,7 @@ impl From<NotReady> for ClientError {
         match error {
             NotReady::Connection(error) => error.into(),
             NotReady::Closed(code) => closed(code),
+            NotReady::Cut(issuer) => Self::TlsCut { issuer },
             NotReady::Unreadable => Self::Protocol("its READY cannot be read"),
             NotReady::Late => Self::Lost("the server did not get ready in time".to_owned()),
         }
@@ -96,7 +110,7 @@ impl CarrierFault {
     /// Whether the other end is not the server, rather than out of reach.
     pub(crate) fn is_distrust(&self) -> bool {
         match self {
-            Self::Cut => true,
+            Self::Cut(_) => true,
             Self::Tls(Some(fault)) => fault.is_distrust(),
             _ => false,
         }
@@ -159,7 +173,7 @@ impl Connector {
             }
             CarrierFault::Tls(Some(fault)) => ClientError::tls(&fault, &self.address),
             CarrierFault::Tls(None) => self.unreachable("the TLS handshake took too long"),
-            CarrierFault::Cut => ClientError::TlsCut,
+            CarrierFault::Cut(issuer) => ClientError::TlsCut { issuer },
         }
     }
 
@@ -180,7 +194,7 @@ impl Connector {
     /// reaching it.
     pub(super) fn main_error(&self, errors: impl Iterator<Item = ClientError>) -> ClientError {
         let rank = |error: &ClientError| match error {
-            ClientError::Distrusted(_) | ClientError::TlsCut => 0,
+            ClientError::Distrusted(_) | ClientError::TlsCut { .. } => 0,
             ClientError::NotAdmitted { .. } => 1,
             _ => 2,
         };

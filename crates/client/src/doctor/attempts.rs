@@ -71,7 +71,7 @@ impl Attempt {
             Err(CarrierFault::Proxy(_)) => "proxy",
             Err(CarrierFault::Tls(Some(TlsFault::Alpn))) => "alpn",
             Err(fault) if fault.is_distrust() => "certificate",
-            Err(CarrierFault::Tls(_) | CarrierFault::Cut) => "tls",
+            Err(CarrierFault::Tls(_) | CarrierFault::Cut(_)) => "tls",
             Err(_) => "tcp",
         }
     }
@@ -113,7 +113,7 @@ impl Attempt {
         let problem = match fault {
             CarrierFault::Proxy(Some(fault)) => fault.to_string(),
             CarrierFault::Tls(Some(fault)) => fault.to_string(),
-            CarrierFault::Cut => "TLS is intercepted".to_owned(),
+            CarrierFault::Cut(_) => "TLS is intercepted".to_owned(),
             _ => "no answer".to_owned(),
         };
         let (name, text) = (self.step(), format!("at {}: {problem}", self.to));

@@ -153,7 +153,7 @@ pub(super) async fn find(connector: &Connector, via: &Via, found: &mut Diagnosis
     let way = Way { to: lead, proxy };
     match (won, lost) {
         (Some((_, shown)), _) => Raced::Won(way, shown),
-        (None, Some(fault @ (CarrierFault::Tls(_) | CarrierFault::Cut))) => Raced::Lost(way, fault),
+        (None, Some(fault @ (CarrierFault::Tls(_) | CarrierFault::Cut(_)))) => Raced::Lost(way, fault),
         (None, _) => Raced::Unreachable,
     }
 }
@@ -169,7 +169,7 @@ fn no_way_out(connector: &Connector, fault: CarrierFault) -> Step {
                  ignores the environment",
             )
         }
-        CarrierFault::Cut => Step::failed(
+        CarrierFault::Cut(_) => Step::failed(
             "tls",
             Fault::ServerIdentity,
             "the plain transport has no TLS, and the profile requires that TLS reaches the server",

@@ -203,7 +203,7 @@ fn fail(
 
 fn login_remedy(error: &ClientError) -> &'static str {
     match error {
-        ClientError::TlsCut => {
+        ClientError::TlsCut { .. } => {
             "use a network without this proxy, or have its operator pass TLS through"
         }
         ClientError::OtherServer { .. } => "ask the server's owner for a new invite link",

@@ -90,7 +90,7 @@ pub(super) async fn explain(
     found: &mut Diagnosis,
 ) {
     let verdict = match fault {
-        CarrierFault::Cut => Verdict::Cut,
+        CarrierFault::Cut(_) => Verdict::Cut,
         CarrierFault::Tls(Some(fault)) if fault.is_distrust() => Verdict::Refused(fault),
         CarrierFault::Tls(Some(TlsFault::Alpn)) => {
             found.add(Step::ok("tls", "the other end speaks TLS"));

@@ -63,7 +63,7 @@ fn words(fault: &CarrierFault) -> String {
         CarrierFault::Tls(None) => "no answer to TLS".to_owned(),
         CarrierFault::Tcp(Some(error)) => format!("no second connection: {error}"),
         CarrierFault::Proxy(Some(fault)) => format!("no second connection: {fault}"),
-        CarrierFault::Cut => "another connection of these is intercepted".to_owned(),
+        CarrierFault::Cut(_) => "another connection of these is intercepted".to_owned(),
         _ => "no second connection".to_owned(),
     }
 }

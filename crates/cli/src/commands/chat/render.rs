@@ -5,7 +5,7 @@ use twinlock_app::{
     Change, ConversationView, MessageState, Rejection, Settlement, TimelineItem, TransferChange,
     TransferDirection, TransferView,
 };
-use twinlock_client::error::Fault;
+use twinlock_client::error::{Fault, issued_by};
 use twinlock_client::model::{Entry, Facts};
 use twinlock_core::session::Binding;
 
@@ -169,16 +169,17 @@ impl LineChat {
     fn render_status(&mut self, facts: &Facts) -> Result<(), Failure> {
         let unknown = || "unknown".to_owned();
         let tls = &facts.up.tls;
+        let by = issued_by(tls.issuer.as_deref());
         let lock_1 = format!(
             "lock 1: {}, {}, {}; it {}",
             tls.version.clone().unwrap_or_else(unknown),
             tls.group.clone().unwrap_or_else(unknown),
             tls.suite.clone().unwrap_or_else(unknown),
             match facts.up.binding {
-                Binding::Bound => "reaches the server",
-                Binding::Off => "is not compared: the profile sets binding = \"off\"",
-                Binding::Cut => "is intercepted",
-                Binding::Unknown => "may be intercepted: the server sent no binding",
+                Binding::Bound => "reaches the server".to_owned(),
+                Binding::Off => "is not compared: the profile sets binding = \"off\"".to_owned(),
+                Binding::Cut => format!("is intercepted{by}"),
+                Binding::Unknown => "may be intercepted: the server sent no binding".to_owned(),
             },
         );
         let lock_2 = format!("lock 2: {}", session_words(facts));
