@@ -232,7 +232,7 @@ async fn enter(
     {
         log_fault("last login not noted", error);
     }
-    SessionLoop::new(services.clone(), handle, connection, holder, source, peer)
+    SessionLoop::new(services.clone(), handle, connection, holder, source, peer, transport)
 }
 
 fn server_info(

@@ -103,6 +103,7 @@ pub(crate) struct SessionLoop<S> {
     writer: FrameWriter,
     log: AppendLog,
     peer: SocketAddr,
+    transport: proto::Transport,
     began: Instant,
 }
 
@@ -128,6 +129,7 @@ impl<S: Transport> SessionLoop<S> {
         holder: Holder,
         source: Option<SourcePrefix>,
         peer: SocketAddr,
+        transport: proto::Transport,
     ) -> Option<Box<Self>> {
         let sid = connection.session().id();
         let who = |user: &Name, device: Option<&DeviceId>| AppendSender {
@@ -174,6 +176,7 @@ impl<S: Transport> SessionLoop<S> {
             writer: FrameWriter::default(),
             log: AppendLog::new(log),
             peer,
+            transport,
             began: Instant::now(),
         }))
     }
@@ -323,6 +326,7 @@ impl<S: Transport> SessionLoop<S> {
                         &self.handle,
                         self.connection.session(),
                         self.peer,
+                        self.transport,
                         &software,
                         binding,
                     );

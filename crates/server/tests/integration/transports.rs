@@ -201,6 +201,28 @@ async fn transport__plain_port_is_reported_and_refused_under_require() {
 }
 
 #[tokio::test]
+async fn transport__is_in_the_log_line_of_a_session() {
+    let log = Log::of(Level::INFO);
+    let host = TestServer::start_with(plain).await;
+    let device = host.join(&host.owner_invite(), "ada").await;
+    let address = host.server().plain_addr().unwrap();
+    let io = tls(&host, Some(Alpn::Direct)).await;
+    ready(io, device.credential(), None).await.unwrap();
+    let io = connect(tls(&host, Some(Alpn::Http)).await, "localhost", "/twinlock");
+    ready(soon("upgrade", io).await.unwrap(), device.credential(), None).await.unwrap();
+    ready(tcp(address).await, device.credential(), None).await.unwrap();
+    let io = connect(tcp(address).await, "localhost", "/twinlock");
+    ready(soon("upgrade", io).await.unwrap(), device.credential(), None).await.unwrap();
+    for transport in ["tls", "websocket", "plain", "plain-websocket"] {
+        let words = [" INFO ", "logged in sid", "user=\"ada\"", &format!("transport={transport} ")];
+        let lines = log.wait(&words, 1).await;
+        assert_eq!(lines.len(), 1, "{transport}: {lines:?}");
+    }
+    let by_invite = log.with(&[" INFO ", "logged in by invite", "transport=tls "]);
+    assert!(!by_invite.is_empty(), "{}", log.text());
+}
+
+#[tokio::test]
 async fn transport__plain_port_is_off_by_default() {
     let host = TestServer::start().await;
     assert_eq!(host.server().plain_addr(), None);

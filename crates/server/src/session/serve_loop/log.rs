@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::time::Instant;
 use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{CredentialId, Name};
+use twinlock_core::proto;
 use twinlock_core::session::{Binding, Session, SessionFault};
 use twinlock_core::text::Untrusted;
 use twinlock_transport::connection::{Connection, ConnectionError};
@@ -19,21 +20,40 @@ pub(super) fn log_begin(
     handle: &SessionHandle,
     session: &Session,
     peer: SocketAddr,
+    transport: proto::Transport,
     software: &Untrusted,
     binding: Binding,
 ) {
+    let transport = transport_word(transport);
     let sid = session.id();
     let user = handle.user().map(Name::as_str);
     match session.credential() {
         CredentialId::Device(device) => {
-            tracing::info!(%sid, %peer, user, %device, ?software, ?binding, "logged in");
+            tracing::info!(
+                %sid, %peer, user, %device, %transport, ?software, ?binding,
+                "logged in"
+            );
         }
         CredentialId::User(_) => {
-            tracing::info!(%sid, %peer, user, ?software, ?binding, "logged in by password");
+            tracing::info!(
+                %sid, %peer, user, %transport, ?software, ?binding,
+                "logged in by password"
+            );
         }
         CredentialId::Invite(_) => {
-            tracing::info!(%sid, %peer, ?software, ?binding, "logged in by invite");
+            tracing::info!(%sid, %peer, %transport, ?software, ?binding, "logged in by invite");
         }
+    }
+}
+
+/// The name of a transport, as the protocol's section 12 has it.
+fn transport_word(transport: proto::Transport) -> &'static str {
+    match transport {
+        proto::Transport::Tls => "tls",
+        proto::Transport::Websocket => "websocket",
+        proto::Transport::Plain => "plain",
+        proto::Transport::PlainWebsocket => "plain-websocket",
+        proto::Transport::Unknown => "unknown",
     }
 }
 
