@@ -458,21 +458,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ///
     /// Sends CLOSE within 5 s, shuts down the sending direction, then reads and discards for up to
     /// 1 s, so that a reset does not destroy the last frame.
+    ///
+    /// With CLOSE 0 the peer ends its direction first, for which this waits up to 1 s: some proxies
+    /// do not pass a half-closed connection, and would leave this end without the peer's end.
     pub async fn close(mut self, code: CloseCode) {
         self.session.close(code);
-        self.finish().await;
+        if self.write_rest().await {
+            if code == CloseCode::Bye {
+                part(&mut self.io).await;
+            } else {
+                linger(&mut self.io).await;
+            }
+        }
     }
 
-    /// Sends the outgoing bytes, then ends the connection as [`Connection::close`] does.
+    /// Sends the outgoing bytes, then ends the connection as [`Connection::close`] does with any code
+    /// but 0.
     ///
     /// Drops the connection at once if the stream has failed, or if no CLOSE is sealed and either
     /// nothing is left to send or the session was abandoned (an invalid header, a frame that is not
     /// authentic).
     pub async fn finish(mut self) {
+        if self.write_rest().await {
+            linger(&mut self.io).await;
+        }
+    }
+
+    /// Writes the outgoing bytes within 5 s. `false` if the connection is to be dropped at once.
+    async fn write_rest(&mut self) -> bool {
         let nothing_left = self.session.outgoing().is_empty() && !self.unflushed;
         let silent = !self.session.has_said_close() && (nothing_left || self.session.is_closed());
         if silent || self.broken.is_some() {
-            return;
+            return false;
         }
         let _late = timeout(FINAL_WRITE_TIMEOUT, async {
             while !self.session.outgoing().is_empty() {
@@ -482,7 +499,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.io.flush().await
         })
         .await;
-        linger(&mut self.io).await;
+        true
     }
 }
 
@@ -495,11 +512,24 @@ pub(crate) fn now() -> Instant {
 pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
     let dropped = pin!(async {
         io.shutdown().await?;
-        let mut sink = [0; 1024];
-        while io.read(&mut sink).await? > 0 {}
-        io::Result::Ok(())
+        discard(io).await
     });
     let _late = timeout(LINGER, dropped).await;
+}
+
+/// Reads and discards until the peer's direction ends, for up to 1 s, then shuts down the sending
+/// direction.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(io: &mut S) {
+    let _late = timeout(LINGER, discard(io)).await;
+    // Without waiting: all was written and flushed before.
+    let _late = timeout(Duration::ZERO, io.shutdown()).await;
+}
+
+/// Reads and discards until the stream ends.
+async fn discard<S: AsyncRead + Unpin>(io: &mut S) -> io::Result<()> {
+    let mut sink = [0; 1024];
+    while io.read(&mut sink).await? > 0 {}
+    Ok(())
 }
 
 #[cfg(test)]

@@ -89,3 +89,35 @@ fn connection__input_compaction_keeps_pending_bytes() {
     input.compact();
     assert_eq!(input.bytes.capacity(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn connection__bye_lets_the_peer_end_first() {
+    let (client, mut server) = connected().await;
+    let began = tokio::time::Instant::now();
+    let leaving = tokio::spawn(client.close(CloseCode::Bye));
+    server.wait(None).await.unwrap();
+    assert!(matches!(server.open_frame(), Ok(SessionEvent::Closed(CloseCode::Bye))));
+    // A proxy that passes no half-closed connection would now drop the answer.
+    let mut byte = [0];
+    let mut read = pin!(server.io.read(&mut byte));
+    poll_fn(|cx| {
+        assert!(read.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    server.finish().await;
+    leaving.await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connection__bye_without_an_answer_ends_after_a_second() {
+    let (client, mut server) = connected().await;
+    let began = tokio::time::Instant::now();
+    client.close(CloseCode::Bye).await;
+    assert_eq!(began.elapsed(), LINGER);
+    // CLOSE, and then the end.
+    server.wait(None).await.unwrap();
+    assert!(matches!(server.open_frame(), Ok(SessionEvent::Closed(CloseCode::Bye))));
+    assert_eq!(server.io.read(&mut [0]).await.unwrap(), 0);
+}
