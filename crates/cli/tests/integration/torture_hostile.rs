@@ -8,6 +8,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::raw::*;
@@ -15,7 +16,7 @@ use crate::common::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use twinlock_core::id::SessionId;
@@ -30,6 +31,10 @@ const PLACES_EACH: usize = 8;
 /// Memory for one slot: a TLS message of the maximum length (64 KiB), a record each way (18 KiB
 /// each), and the bookkeeping.
 const UNKNOWN: usize = 128 * 1024;
+/// Memory for one slot over WebSocket: the fragments of a message of the maximum length (32 KiB),
+/// another frame of that length, of which the last byte is missing, and the bookkeeping of TLS and
+/// the login.
+const UNKNOWN_WEB_SOCKET: usize = 160 * 1024;
 /// Memory of a session: 256 KiB sealed and one frame more, the read-ahead (208 KiB) and its decoded
 /// form, 1 MiB of appends, and a TLS buffer. Doubled for what the allocator keeps.
 const LINE: usize = 4 * MIB;
@@ -312,6 +317,100 @@ fn connection_slot__slow_clients_are_bounded_and_slots_freed() {
     let mut phone = person
         .block_on(async { timeout(LONG, there_is).await.expect("a place once all are gone") });
     person.block_on(phone.append(LOBBY, "back")).unwrap();
+}
+
+/// A frame of a WebSocket client: its first byte, and a payload that the mask 0 leaves as it is.
+fn web_socket_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[first, 0x80 | 126], &length[..], &[0; 4], payload].concat()
+}
+
+/// Logs in over WebSocket up to CHALLENGE, and then sends as much of a message as the server
+/// buffers.
+async fn fill_web_socket(server: Endpoint, from: Ipv4Addr) -> Io {
+    const MOST: usize = 32 * 1024;
+    let mut io = server.tls_from(from).await.unwrap();
+    let request = "GET /twinlock HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: AAECAwQFBgcICQoLDA0ODw==\r\n\r\n";
+    let hello = web_socket_frame(0x82, &Card::hello());
+    assert!(crate::common::raw::write(&mut io, &[request.as_bytes(), &hello].concat()).await);
+    let mut answer = Vec::new();
+    while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert!(io.read_buf(&mut answer).await.unwrap() > 0, "{}", answer.escape_ascii());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", answer.escape_ascii());
+    let challenge = 4 + 1408;
+    let end = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    while answer.len() < end + 4 + challenge {
+        assert!(io.read_buf(&mut answer).await.unwrap() > 0, "no CHALLENGE");
+    }
+    // The second fragment makes the buffer of the first grow, to twice its size.
+    let fragments = [web_socket_frame(0x02, &[7; MOST - 1]), web_socket_frame(0x00, &[7])].concat();
+    let mut last = web_socket_frame(0x80, &[7; MOST]);
+    last.pop();
+    assert!(crate::common::raw::write(&mut io, &[fragments, last].concat()).await);
+    io
+}
+
+/// Unauthenticated WebSockets, each with as much as the server buffers, and their memory.
+#[test]
+fn connection_slot__web_socket_clients_are_bounded() {
+    let count: u32 = if full() { 4096 } else { 256 };
+    let hard = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).unwrap();
+    assert!(hard.is_none_or(|hard| hard > u64::from(count) + 300), "too few open files: {hard:?}");
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("settings");
+    let limits = format!("[limits]\nunauthenticated = {}\n", count as usize + PLACES_EACH);
+    std::fs::write(&config, limits).unwrap();
+    let host = Host::start_in(root, &["--config", config.to_str().unwrap()]);
+    let ada = host.owner();
+    let (card, pid) = (Card::of(&ada), host.running().pid());
+    let (person, elsewhere) = (here(), elsewhere());
+    let mut line = person.block_on(card.connect());
+    let before = resident(pid);
+    let tls = ClientTls::new(ServerTrust::Learn, Alpn::Http).unwrap();
+    let server = Endpoint { tls, ..card.server.clone() };
+    let turns = Arc::new(Semaphore::new(16));
+    let mut filling = JoinSet::new();
+    for n in 0..count {
+        let (server, turns) = (server.clone(), turns.clone());
+        let one = async move {
+            let _turn = turns.acquire().await;
+            fill_web_socket(server, neighbour(n)).await
+        };
+        filling.spawn_on(one, elsewhere.handle());
+    }
+    let began = Instant::now();
+    let mut held = elsewhere.block_on(filling.join_all());
+    let took = began.elapsed();
+    let grown = person.block_on(async {
+        // Until the server has buffered all that it accepts.
+        let (mut grown, mut same) = (0, 0);
+        while same < 50 {
+            line.append(LOBBY, "undisturbed").await.unwrap();
+            let now = resident(pid).saturating_sub(before);
+            (grown, same) = if now > grown { (now, 0) } else { (grown, same + 1) };
+        }
+        grown
+    });
+    let open = elsewhere.block_on(async {
+        let mut open = 0;
+        for io in &mut held {
+            let ended = timeout(Duration::ZERO, io.read(&mut [0])).await;
+            open += usize::from(ended.is_err());
+        }
+        open
+    });
+    eprintln!(
+        "hostile: {open} of {count} half-open WebSockets after {took:.1?}: {:.1} KiB each",
+        grown as f64 / 1024.0 / f64::from(count)
+    );
+    assert!(grown < count as usize * UNKNOWN_WEB_SOCKET, "{} MiB", grown / MIB);
+    // They have half a minute for PROOF.
+    assert!(!full() || open == count as usize, "{open} of {count}");
+    person.block_on(line.append(LOBBY, "as before")).unwrap();
 }
 
 #[test]
