@@ -6,6 +6,7 @@
 //!
 //! The feature `server` adds `TestServer`, for the tests of crates above the server.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr)]
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 // `server` is compiled in the tests of the server too, where this is an external crate.
 #[cfg(feature = "server")]
@@ -21,6 +22,7 @@ pub mod process;
 pub mod raw_client;
 pub mod raw_handshake;
 mod rng;
+pub mod search;
 #[cfg(feature = "server")]
 mod server;
 mod stalled_socket;

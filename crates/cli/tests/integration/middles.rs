@@ -170,9 +170,12 @@ impl Stage {
         let content = bytes(size, middle.address.port().into());
         let (sent, back) = (dir.join("sent"), dir.join("back"));
         std::fs::write(&sent, &content).unwrap();
+        let moving = Instant::now();
         let put = run(&["put", sent.to_str().unwrap(), "lobby", "--json"]).json();
         let n = put.iter().find(|line| line["event"] == "done").unwrap()["n"].to_string();
+        let up = moving.elapsed();
         run(&["get", "lobby", &n, "-o", back.to_str().unwrap()]);
+        let down = moving.elapsed() - up;
         assert!(std::fs::read(&back).unwrap() == content, "{name}");
         assert!(tap.bytes() > 2 * content.len(), "{name}: {}", tap.bytes());
         std::fs::remove_dir_all(&dir).unwrap();
@@ -200,9 +203,12 @@ impl Stage {
         }
         let found = tap.finds(&secrets).map(String::from_utf8_lossy);
         assert_eq!(found, None, "{name}");
-        let all = began.elapsed().as_millis();
-        let (joined, seen) = (took.as_millis(), tap.bytes());
-        println!("middle: {name}: joined in {joined} ms, ended after {all} ms, {seen} bytes seen");
+        println!(
+            "middle: {name}: joined in {took:.1?}, file up in {up:.1?}, down in {down:.1?}, all in \
+             {:.1?}, {} bytes seen",
+            began.elapsed(),
+            tap.bytes()
+        );
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use twinlock_testing::endpoint::tcp_from;
+use twinlock_testing::search::first_of;
 
 use crate::common::Host;
 
@@ -81,17 +82,7 @@ impl Tap {
 
     /// The first of these that it relayed, in one direction and at one time.
     pub fn finds<'a>(&self, any: &'a [Vec<u8>]) -> Option<&'a [u8]> {
-        // By their first two bytes, because there can be much to search.
-        let mut starts = vec![Vec::new(); 1 << 16];
-        for wanted in any {
-            assert!(wanted.len() >= 4);
-            starts[usize::from(u16::from_be_bytes([wanted[0], wanted[1]]))].push(&wanted[..]);
-        }
-        let seen = self.seen.lock().unwrap();
-        seen.windows(2).enumerate().find_map(|(at, pair)| {
-            let here = &starts[usize::from(u16::from_be_bytes([pair[0], pair[1]]))];
-            here.iter().find(|wanted| seen[at..].starts_with(wanted)).copied()
-        })
+        first_of(any, &self.seen.lock().unwrap())
     }
 }
 
