@@ -90,7 +90,8 @@ impl TlsInterceptor {
     /// If they have not ended after 10 s.
     pub async fn wait_ended(&self, count: usize) {
         let mut ended = self.ended.clone();
-        let waited = timeout(Duration::from_secs(10), ended.wait_for(|ended| *ended >= count)).await;
+        let waited =
+            timeout(Duration::from_secs(10), ended.wait_for(|ended| *ended >= count)).await;
         assert!(waited.is_ok(), "of {count} connections {} have ended", *self.ended.borrow());
     }
 }
