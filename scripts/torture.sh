@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the fault-injection and attack tests with full rounds: kills, power cuts, a bad network,
-# thousands of reconnections and idle connections, TLS interception of a GiB, a full or failing disk, floods and slow peers, secrets, attacking
-# members, timing; the last three in a release build. Takes at most half an hour on two otherwise idle
+# thousands of reconnections and idle connections, TLS interception of a GiB, sessions through real
+# proxies and balancers, a full or failing disk, floods and slow peers, secrets, attacking members,
+# timing; the last three in a release build. Takes at most half an hour on two otherwise idle
 # cores, because some tests assert times. `make test` runs the same tests with a few rounds and
 # wide limits. Arguments are passed to cargo.
 #
