@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tempfile::NamedTempFile;
+
 use super::error::TransferError;
 use super::source::{LocalFile, SourceKind, kind, look};
 use crate::disk::{self, DiskError};
@@ -29,7 +31,14 @@ const PART: usize = 256 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
     bytes: Arc<AtomicU64>,
-    paths: Arc<Mutex<Vec<PathBuf>>>,
+    made: Arc<Mutex<MadeCopies>>,
+}
+
+#[derive(Debug, Default)]
+struct MadeCopies {
+    paths: Vec<PathBuf>,
+    /// No further copy may be made.
+    discarded: bool,
 }
 
 impl Copies {
@@ -41,16 +50,25 @@ impl Copies {
 
     /// Removes the copies, complete or not, so that none of them is sent.
     pub fn discard(&self) {
-        let paths = std::mem::take(&mut *self.paths.lock().unwrap_or_else(PoisonError::into_inner));
-        for path in paths {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.discarded = true;
+        for path in made.paths.drain(..) {
             // The sweep removes a copy that stays.
             let _left = fs::remove_file(path);
         }
     }
 
-    fn add(&self, path: &Path) {
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.push(path.to_path_buf());
+    /// Creates a copy under the lock, so that [`Self::discard`] misses none.
+    fn create(&self, dir: &Path) -> io::Result<NamedTempFile> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.discarded {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let permissions = fs::Permissions::from_mode(0o600);
+        let mut builder = tempfile::Builder::new();
+        let file = builder.prefix("in-").permissions(permissions).tempfile_in(dir)?;
+        made.paths.push(file.path().to_path_buf());
+        Ok(file)
     }
 }
 
@@ -117,12 +135,7 @@ fn spool_from(
     let dir = home.make_state(profile.name())?.join(DIR);
     disk::make_private_dir(&dir)?;
     sweep(&dir)?;
-    let mut file = tempfile::Builder::new()
-        .prefix("in-")
-        .permissions(fs::Permissions::from_mode(0o600))
-        .tempfile_in(&dir)
-        .map_err(DiskError::at(&dir))?;
-    copies.add(file.path());
+    let mut file = copies.create(&dir).map_err(DiskError::at(&dir))?;
     let mut hasher = blake3::Hasher::new();
     let mut part = vec![0; PART];
     loop {
