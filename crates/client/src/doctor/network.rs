@@ -153,7 +153,9 @@ pub(super) async fn find(connector: &Connector, via: &Via, found: &mut Diagnosis
     let way = Way { to: lead, proxy };
     match (won, lost) {
         (Some((_, shown)), _) => Raced::Won(way, shown),
-        (None, Some(fault @ (CarrierFault::Tls(_) | CarrierFault::Cut(_)))) => Raced::Lost(way, fault),
+        (None, Some(fault @ (CarrierFault::Tls(_) | CarrierFault::Cut(_)))) => {
+            Raced::Lost(way, fault)
+        }
         (None, _) => Raced::Unreachable,
     }
 }
