@@ -121,13 +121,15 @@ fn exit_code__interrupt_and_terminate_give_130() {
     let ada = host.owner();
     for signal in [Signal::INT, Signal::TERM] {
         for args in [&["listen", "--since", "all"][..], &["chat"], &["send", "lobby"]] {
+            // A text of its own: that of the round before is in the history already.
+            let text = format!("up, {} {signal:?}?", args[0]);
             let mut running = ada.start(args);
             // The first output shows that it is up and handles signals.
             if args[0] == "listen" {
-                ada.run(&["send", "lobby", "up?"]).exits(0);
+                ada.run(&["send", "lobby", &text]).exits(0);
                 running.wait_lines(1);
             } else {
-                running.write("up?\n");
+                running.write(&format!("{text}\n"));
                 if args[0] == "chat" {
                     running.wait_lines(1);
                 } else {
@@ -135,7 +137,7 @@ fn exit_code__interrupt_and_terminate_give_130() {
                         .run(&["history", "lobby", "--limit", "1"])
                         .exits(0)
                         .out
-                        .contains("up?")
+                        .contains(&text)
                     {}
                 }
             }
