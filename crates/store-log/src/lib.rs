@@ -1,0 +1,18 @@
+//! The store of one machine: an append-only log of linked entries, and SQLite for what can be
+//! rebuilt from it.
+//!
+//! `docs/design/019-record-log.md` describes the files and the rules. One thread records
+//! (`recorder`), one indexes (`index`), one keeps the words (`words`), a few connections read.
+
+#![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
+
+mod error;
+mod file_names;
+mod log;
+mod open_error;
+mod options;
+mod people;
+mod row;
+
+pub use open_error::OpenError;
+pub use options::{Expected, StoreOptions};

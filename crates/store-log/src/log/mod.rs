@@ -1,0 +1,38 @@
+//! The log: segments, batches and records, as files. Knows nothing of SQLite or of people.
+//!
+//! [`open()`] reads what is there and returns the [`LogWriter`], which appends batches. Readers
+//! share [`Segments`].
+
+mod block;
+mod builder;
+mod create;
+mod cursor;
+mod directory;
+mod erasures;
+mod error;
+mod faults;
+mod file;
+mod format;
+mod open;
+mod options;
+mod position;
+mod recovery;
+mod run;
+mod scan;
+mod segments;
+mod spare;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use block::Erasure;
+pub(crate) use builder::BatchBuilder;
+pub(crate) use error::LogError;
+pub(crate) use open::{
+    OpenedLog, ReplayedBatch, ReplayedBlock, Resume, is_boundary, open, record_id,
+};
+pub(crate) use position::LogPosition;
+pub(crate) use run::{Run, RunEntry, RunPlace};
+pub(crate) use segments::Segments;
+pub(crate) use writer::{AppendedBatch, LogWriter};

@@ -1,0 +1,1 @@
+//! `people.db`: accounts, credentials, conversations, members and classic keys.
