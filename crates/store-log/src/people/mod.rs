@@ -1,1 +1,25 @@
 //! `people.db`: accounts, credentials, conversations, members and classic keys.
+//!
+//! A write reads the tables and makes [`changes`] through a [`WriteTransaction`], which become a
+//! record of the log. Only [`apply`] writes what the log covers, for a write as well as for the
+//! replay at a start. Read markers, the times of device logins and the login sources are written
+//! directly and are not in the log.
+
+pub(crate) mod accounts;
+pub(crate) mod apply;
+mod bounded;
+pub(crate) mod changes;
+pub(crate) mod classic;
+pub(crate) mod conversations;
+pub(crate) mod credentials;
+pub(crate) mod database;
+mod database_file;
+pub(crate) mod members;
+pub(crate) mod sources;
+#[cfg(test)]
+mod test_database;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+pub(crate) use transaction::{Heads, WriteTransaction};

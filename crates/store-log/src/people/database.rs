@@ -1,0 +1,274 @@
+//! Opening `people.db`, its position in the log, and its checkpoints.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite_migration::{M, Migrations, SchemaVersion};
+use twinlock_store::StoreError;
+
+use crate::error::DbError;
+use crate::log::LogPosition;
+use crate::open_error::OpenError;
+use crate::people::database_file;
+use crate::row::{get_uint, int};
+
+/// The numbered schema files. New ones are appended; released ones never change.
+const SCHEMA: &[M<'static>] = &[M::up(include_str!("../../migrations/people/0001_people.sql"))];
+pub(crate) const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SCHEMA);
+
+/// Page cache of the writing connection, KiB.
+const WRITER_CACHE: i64 = 4 * 1024;
+/// Page cache of each reading connection, KiB.
+const READER_CACHE: i64 = 512;
+/// Size to which the WAL file is truncated when it restarts, bytes. It is larger only after a burst.
+const WAL_KEPT: i64 = 4 * 1024 * 1024;
+/// Frames in the WAL from which on a checkpoint waits for readers, so that the WAL can restart.
+const MANY_FRAMES: i64 = 2048;
+
+/// The place in the log up to which `people.db` is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PeoplePosition {
+    /// The id of the record.
+    pub(crate) record_id: [u8; 16],
+    /// The sequence of the first record that is not applied.
+    pub(crate) next_seq: u64,
+    /// The start of the batch that begins with it.
+    pub(crate) position: LogPosition,
+}
+
+/// The position, as of the last commit. `None`: the database is new, so the whole log is replayed.
+pub(crate) fn position(conn: &Connection) -> Result<Option<PeoplePosition>, DbError> {
+    let mut select =
+        conn.prepare_cached("SELECT record, next_seq, segment, byte FROM position WHERE one = 1")?;
+    let position = select.query_row([], |row| {
+        Ok(PeoplePosition {
+            record_id: row.get(0)?,
+            next_seq: get_uint(row, 1)?,
+            position: LogPosition { segment: row.get(2)?, offset: row.get(3)? },
+        })
+    });
+    Ok(position.optional()?)
+}
+
+/// Moves the position, in the transaction that applied everything before it.
+pub(crate) fn set_position(conn: &Connection, at: &PeoplePosition) -> Result<(), DbError> {
+    let PeoplePosition { record_id, next_seq, position: LogPosition { segment, offset } } = at;
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO position (one, record, next_seq, segment, byte)
+         VALUES (1, ?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![record_id, int(*next_seq), segment, offset])?;
+    Ok(())
+}
+
+/// `people.db` in the directory of a record.
+#[derive(Debug, Clone)]
+pub(crate) struct PeopleFile {
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl PeopleFile {
+    /// The database of the record in `directory`, which exists.
+    ///
+    /// Resolves the symbolic links of the directory, because SQLite follows none.
+    pub(crate) fn new(directory: &Path) -> Result<Self, OpenError> {
+        let directory = fs::canonicalize(directory)
+            .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
+        Ok(Self { path: directory.join("people.db"), directory })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the connection that writes, and creates or migrates the database. It is the last one
+    /// to close, so that it leaves one file.
+    ///
+    /// # Errors
+    /// [`OpenError`]; then an existing database and its WAL have the same content as before.
+    pub(crate) fn writer(&self) -> Result<Connection, OpenError> {
+        let path = &self.path;
+        let fault = |error| OpenError::File { path: path.clone(), error };
+        let database = |problem: String| OpenError::Database { path: path.clone(), problem };
+        let sqlite = |error: rusqlite::Error| match DbError::from(error).0 {
+            StoreError::Full => fault(io::ErrorKind::StorageFull.into()),
+            StoreError::Database(problem) | StoreError::Damaged(problem) => database(problem),
+            other => database(other.to_string()),
+        };
+        let migration = |error: rusqlite_migration::Error| match error {
+            rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
+            other => database(other.to_string()),
+        };
+        database_file::prepare(path)?;
+        let had_wal = database_file::has_wal(path);
+        let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
+        let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        conn.set_db_config(no_checkpoint, true).map_err(sqlite)?;
+        // SQLite opens a file without write permission read-only, and reports no error.
+        if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
+            return Err(fault(io::ErrorKind::PermissionDenied.into()));
+        }
+        // Nothing in the file changes before these checks.
+        let schema = MIGRATIONS.current_version(&conn).map_err(migration)?;
+        if let SchemaVersion::Outside(found) = schema {
+            let (found, known) = (found.get(), SCHEMA.len());
+            return Err(OpenError::Newer { path: path.clone(), found, known });
+        }
+        if let Some(problem) = problem(&conn, schema, had_wal).map_err(sqlite)? {
+            let (path, directory) = (path.clone(), self.directory.clone());
+            return Err(OpenError::Damaged { path, directory, problem });
+        }
+        set_pragmas(&conn).map_err(sqlite)?;
+        MIGRATIONS.to_latest(&mut conn).map_err(migration)?;
+        // For the WAL's directory entry: SQLite syncs the directory with `fdatasync`, which is not
+        // enough on some file systems.
+        database_file::sync_directory(path).map_err(fault)?;
+        conn.set_db_config(no_checkpoint, false).map_err(sqlite)?;
+        Ok(conn)
+    }
+
+    /// Opens a connection that only reads.
+    pub(crate) fn reader(&self) -> rusqlite::Result<Connection> {
+        let conn = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.pragma_update(None, "cache_size", -READER_CACHE)?;
+        Ok(conn)
+    }
+
+    /// Opens the connection of a thread that makes commits durable.
+    pub(crate) fn checkpointer(&self) -> rusqlite::Result<Checkpointer> {
+        let conn = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.pragma_update(None, "synchronous", "NORMAL")?;
+        conn.pragma_update(None, "cache_size", -64)?;
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+        // If a connection checkpoints when it closes, it is the writer's.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok(Checkpointer { path: self.path.clone(), conn })
+    }
+}
+
+/// Makes commits of the writer durable, from another thread.
+#[derive(Debug)]
+pub(crate) struct Checkpointer {
+    path: PathBuf,
+    conn: Connection,
+}
+
+impl Checkpointer {
+    /// Makes everything durable that was committed before this call, and copies the WAL into the
+    /// database. The writer continues, apart from some milliseconds after a long WAL.
+    ///
+    /// # Errors
+    /// [`DbError`]. After a failed sync the kernel takes the pages for written, and another sync
+    /// would succeed. So the process must end, as after a failed sync of the log.
+    pub(crate) fn checkpoint(&self) -> Result<(), DbError> {
+        // A checkpoint syncs nothing while a reader keeps it from copying anything.
+        database_file::sync_wal(&self.path).map_err(|error| {
+            StoreError::Database(format!(
+                "{}: its WAL was not synced: {error}",
+                self.path.display()
+            ))
+        })?;
+        let frames: i64 = self
+            .conn
+            .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
+            .query_row([], |row| row.get(1))?;
+        if frames > MANY_FRAMES {
+            // A reader that is older than the newest commit stays in the way; the next call tries
+            // again.
+            self.conn.busy_handler(Some(wait_briefly))?;
+            let truncated = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            self.conn.busy_handler(Some(wait))?;
+            truncated?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an existing database cannot be the one of this record. `had_wal`: it was not closed in order.
+///
+/// SQLite accepts a WAL from another time and would copy it into the database, which mixes two
+/// states. The log does not need the WAL, but a wrong table of members would go unnoticed.
+fn problem(
+    conn: &Connection,
+    schema: SchemaVersion,
+    had_wal: bool,
+) -> rusqlite::Result<Option<String>> {
+    let count = |sql| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+    if schema == SchemaVersion::NoneSet {
+        // A migration would add tables to the database of another program.
+        let tables = count("SELECT count(*) FROM sqlite_schema")?;
+        return Ok((tables > 0).then(|| "it is the database of another program".to_owned()));
+    }
+    let tables = "SELECT count(*) FROM sqlite_schema
+         WHERE type = 'table' AND name IN ('users', 'conversations', 'members', 'position')";
+    if count(tables)? != 4 {
+        return Ok(Some("it is another database than people.db".to_owned()));
+    }
+    if had_wal {
+        let check = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        let found = match check {
+            Ok(ok) if ok == "ok" => return Ok(None),
+            Ok(found) => found,
+            Err(error) if is_damage(&error) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        return Ok(Some(format!(
+            "its WAL is of another time, or it is damaged ({found}). Without it and its -wal and \
+             -shm, a start makes it again from the log, but for read markers"
+        )));
+    }
+    Ok(None)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn set_pragmas(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    // A power cut makes the database older, not inconsistent; the log has what is missing.
+    conn.pragma_update(None, "synchronous", "NORMAL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    // Overwrites deleted content, so that forgotten sources leave no trace in free pages.
+    conn.pragma_update(None, "secure_delete", true)?;
+    conn.pragma_update(None, "cache_size", -WRITER_CACHE)?;
+    conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    // A thread runs checkpoints explicitly.
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    // Each connection is used by one thread at a time.
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_handler(Some(wait))?;
+    conn.pragma_update(None, "trusted_schema", false)?;
+    Ok(conn)
+}
+
+/// Busy handler: waits for a checkpoint that truncates the WAL, or for another process (a backup, an
+/// `sqlite3` shell) that holds a lock. SQLite's own handler would sleep up to 100 ms at a time. Gives
+/// up after about ten seconds.
+fn wait(tries: i32) -> bool {
+    thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
+    tries < 7000
+}
+
+/// Busy handler of a checkpoint that truncates the WAL, which stops the writer: gives up after about
+/// 8 ms.
+fn wait_briefly(tries: i32) -> bool {
+    thread::sleep(Duration::from_micros(100));
+    tries < 50
+}
+
+#[cfg(test)]
+mod tests;
