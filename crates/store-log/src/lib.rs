@@ -6,13 +6,30 @@
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
+mod contract;
+mod database;
+mod entry_batch;
+mod entry_reader;
 mod error;
 mod file_names;
+mod head_cache;
+mod index;
 mod log;
+mod open;
 mod open_error;
 mod options;
 mod people;
+mod readers;
+mod record_lock;
+mod recorder;
+mod replay;
 mod row;
+mod store;
+mod sync_thread;
+mod tail;
+mod words;
 
 pub use open_error::OpenError;
 pub use options::{Expected, StoreOptions};
+pub use record_lock::RecordLock;
+pub use store::LogStore;

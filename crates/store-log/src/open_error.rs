@@ -32,7 +32,7 @@ pub enum OpenError {
         path: PathBuf,
         /// The record's directory.
         directory: PathBuf,
-        /// What is wrong, with the place in the file and the first entry that is missing.
+        /// The damage, with its place in the file and the first missing entry.
         problem: String,
     },
     /// The record belongs to another server identity.

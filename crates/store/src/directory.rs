@@ -81,7 +81,8 @@ pub trait Directory: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Name>, StoreError>;
 
-    /// Moves the read marker of `user` forward to `n`, never backward and never past the head.
+    /// Moves the read marker of `user` forward to `n`, never backward and never past the head. It is
+    /// visible at once, and on disk some seconds later.
     async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError>;
 }
 

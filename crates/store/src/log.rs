@@ -111,6 +111,16 @@ pub struct StoredEntry {
 }
 
 impl StoredEntry {
+    /// The receipt of this entry of `conversation`.
+    #[must_use]
+    pub fn receipt(&self, conversation: ConversationId) -> Receipt {
+        let salt = match &self.content {
+            StoredContent::Body(salt, _) => Some(*salt),
+            StoredContent::Erased(_) => None,
+        };
+        Receipt { conversation, n: self.n, time_ms: self.time_ms, salt, link: self.link }
+    }
+
     /// Moves `position` past this entry of `conversation`, as a client verifies it, and returns the
     /// entry's link.
     ///

@@ -106,3 +106,37 @@ CREATE TABLE position (
     segment  INTEGER NOT NULL,
     byte     INTEGER NOT NULL
 ) STRICT;
+
+-- Files, one row for each file entry that is not erased: where its content is (`hash`) and its size.
+-- `user` is the sender's number. In this database and not in the index of entries, because a file is
+-- visible with its entry, and the index lags behind.
+CREATE TABLE files (
+    conversation INTEGER NOT NULL,
+    n            INTEGER NOT NULL,
+    user         INTEGER NOT NULL,
+    hash         BLOB    NOT NULL,
+    size         INTEGER NOT NULL,
+    PRIMARY KEY (conversation, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX files_hash ON files (hash);
+-- The number of files of each user, and their bytes as they are charged: 4096 is LEAST_CHARGE. Kept by
+-- the table itself, so that asking costs the same for one file and for a million.
+CREATE TABLE stored (
+    user  INTEGER PRIMARY KEY,
+    bytes INTEGER NOT NULL,
+    files INTEGER NOT NULL
+) STRICT;
+CREATE TRIGGER files_come AFTER INSERT ON files BEGIN
+    INSERT INTO stored (user, bytes, files) VALUES (new.user, MAX(new.size, 4096), 1)
+        ON CONFLICT (user) DO UPDATE SET bytes = bytes + MAX(new.size, 4096), files = files + 1;
+END;
+CREATE TRIGGER files_go AFTER DELETE ON files BEGIN
+    UPDATE stored SET bytes = bytes - MAX(old.size, 4096), files = files - 1 WHERE user = old.user;
+END;
+
+-- Entries whose erasure is in the log and that are not overwritten yet.
+CREATE TABLE erasing (
+    conversation INTEGER NOT NULL,
+    n            INTEGER NOT NULL,
+    PRIMARY KEY (conversation, n)
+) STRICT, WITHOUT ROWID;

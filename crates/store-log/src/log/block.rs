@@ -53,7 +53,7 @@ pub(crate) enum Block {
 
 impl Block {
     /// Reads the block at the beginning of `bytes` and adds the bytes of it that never change to
-    /// `checksum`. Returns the block and its length, or `None` if these bytes are no block.
+    /// `checksum`. Returns the block and its length, or `None` for other bytes.
     pub(crate) fn read(bytes: &[u8], checksum: &mut Hasher) -> Option<(Self, usize)> {
         let mut cursor = Cursor(bytes);
         let block = match cursor.u8()? {

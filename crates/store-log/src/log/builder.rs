@@ -38,6 +38,12 @@ struct OpenRun {
     count: u32,
 }
 
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl BatchBuilder {
     pub(crate) fn new() -> Self {
         Self {
@@ -187,7 +193,7 @@ impl BatchBuilder {
     /// Bytes of the batch with its header.
     ///
     /// # Errors
-    /// [`LogError::Failed`] if a batch cannot have what was added.
+    /// [`LogError::Failed`] if the records are too large for a batch.
     pub(crate) fn length(&self) -> Result<u32, LogError> {
         let length = self.runs_end + self.others.len();
         let problem = match u32::try_from(length) {

@@ -22,7 +22,7 @@ pub(crate) type Found = ([u8; 16], Vec<SegmentHeader>, bool);
 /// Checks the log's files, or creates them if all are missing.
 ///
 /// The marker is written when the first segment is complete but for its name. So a first start that
-/// was cut short is told from a log that has lost its segments.
+/// was cut short is distinguished from a log that has lost its segments.
 pub(crate) fn find_or_create(
     directory: &Path,
     from: Resume,

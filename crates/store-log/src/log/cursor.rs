@@ -1,6 +1,6 @@
 //! Reading fields in order, without leaving the bytes.
 
-/// What is left of some bytes.
+/// The unread rest of some bytes.
 pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Cursor<'a> {

@@ -45,7 +45,7 @@ pub(crate) fn damaged(directory: &Path, path: &Path, problem: impl Into<String>)
     OpenError::Damaged { path, directory, problem: problem.into() }
 }
 
-/// What is in the directory.
+/// The files in the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     /// The record id in the marker.

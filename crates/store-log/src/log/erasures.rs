@@ -4,15 +4,16 @@ use std::collections::{HashMap, HashSet};
 
 use twinlock_core::id::ConversationId;
 
+use super::open::ReplayedBlock;
 use super::run::{Run, RunEntry, RunPlace};
-use super::scan::{ScannedBatch, ScannedBlock};
+use super::scan::ScannedBatch;
 
 type EntryId = (ConversationId, u64);
 
 /// Compares the content of entries with the erasures that name them.
 #[derive(Debug, Default)]
 pub(crate) struct ErasureCheck {
-    /// Entries whose content is not what was recorded, and that no erasure has named so far.
+    /// Entries whose content does not match, and that no erasure has named so far.
     suspects: HashMap<EntryId, Suspect>,
     /// Entries that an erasure names and whose content was there, or that were not replayed.
     named: HashSet<EntryId>,
@@ -41,13 +42,13 @@ impl ErasureCheck {
     pub(crate) fn add(&mut self, batch: &ScannedBatch) {
         for block in &batch.blocks {
             match block {
-                ScannedBlock::Run(place, run) => {
+                ReplayedBlock::Run(place, run) => {
                     for entry in decoded(run).filter(|entry| !entry.body_matches()) {
                         let suspect = Suspect { place: *place, erased: entry.erased };
                         self.suspects.insert((place.conversation, entry.n), suspect);
                     }
                 }
-                ScannedBlock::Erasure(_, erasure) => {
+                ReplayedBlock::Erasure(erasure) => {
                     let id = (erasure.conversation, erasure.n);
                     match self.suspects.remove(&id) {
                         Some(Suspect { erased: true, .. }) => {}
@@ -57,7 +58,7 @@ impl ErasureCheck {
                         }
                     }
                 }
-                ScannedBlock::Change(..) => {}
+                ReplayedBlock::Change(..) => {}
             }
         }
     }
@@ -76,7 +77,7 @@ pub(crate) fn find_whole(
     unfinished: &mut Vec<(RunPlace, u64)>,
 ) {
     for block in &batch.blocks {
-        let ScannedBlock::Run(place, run) = block else { continue };
+        let ReplayedBlock::Run(place, run) = block else { continue };
         let first_to_last = place.first..place.first + u64::from(place.count);
         if !first_to_last.clone().any(|n| named.contains(&(place.conversation, n))) {
             continue;

@@ -16,7 +16,7 @@ pub(crate) enum LogError {
     /// The operating system reported another error.
     #[error("{0}")]
     Failed(String),
-    /// The bytes are not what was written.
+    /// The bytes differ from those that were written.
     #[error("{0}")]
     Damaged(String),
 }

@@ -30,7 +30,7 @@ mod hook {
     /// How an operation fails.
     #[derive(Debug)]
     pub(crate) struct Fault {
-        /// So many bytes are written before.
+        /// Number of bytes that are written first.
         pub(crate) written: usize,
         pub(crate) error: io::Error,
     }

@@ -62,7 +62,7 @@ impl LogFile {
         self.file.metadata()
     }
 
-    /// Reads exactly so many bytes.
+    /// Reads exactly this number of bytes.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(into, offset)
     }

@@ -1,6 +1,6 @@
 //! The log: segments, batches and records, as files. Knows nothing of SQLite or of people.
 //!
-//! [`open()`] reads what is there and returns the [`LogWriter`], which appends batches. Readers
+//! [`open()`] reads the log and returns the [`LogWriter`], which appends batches. Readers
 //! share [`Segments`].
 
 mod block;
@@ -26,12 +26,17 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use faults::{Fault, Faults, Operation};
+
 pub(crate) use block::Erasure;
 pub(crate) use builder::BatchBuilder;
+pub(crate) use directory::segment_path;
 pub(crate) use error::LogError;
 pub(crate) use open::{
     OpenedLog, ReplayedBatch, ReplayedBlock, Resume, is_boundary, open, record_id,
 };
+pub(crate) use options::LogOptions;
 pub(crate) use position::LogPosition;
 pub(crate) use run::{Run, RunEntry, RunPlace};
 pub(crate) use segments::Segments;

@@ -34,7 +34,7 @@ impl Resume {
 
 /// A batch of the log, which is on disk.
 #[derive(Debug)]
-pub(crate) struct ReplayedBatch<'a> {
+pub(crate) struct ReplayedBatch {
     /// The sequence of its first record.
     pub(crate) first: u64,
     /// The sequence after its last record.
@@ -45,8 +45,6 @@ pub(crate) struct ReplayedBatch<'a> {
     pub(crate) end: LogPosition,
     /// Its blocks, in sequence order.
     pub(crate) blocks: Vec<ReplayedBlock>,
-    /// To read what is before it.
-    pub(crate) segments: &'a Arc<Segments>,
 }
 
 /// A block of a batch.
@@ -54,10 +52,10 @@ pub(crate) struct ReplayedBatch<'a> {
 pub(crate) enum ReplayedBlock {
     /// Entries.
     Run(RunPlace, Run),
-    /// An erasure, and its sequence.
-    Erasure(u64, Erasure),
-    /// A change set of `people.db`, and its sequence.
-    Change(u64, Bytes),
+    /// An erasure.
+    Erasure(Erasure),
+    /// A change set of `people.db`.
+    Change(Bytes),
 }
 
 /// An open log.
@@ -91,21 +89,12 @@ pub(crate) struct OpenedLog {
 pub(crate) fn open(
     directory: &Path,
     from: Resume,
-    replay: &mut dyn FnMut(ReplayedBatch<'_>) -> Result<(), OpenError>,
-) -> Result<OpenedLog, OpenError> {
-    open_with(directory, from, &LogOptions::default(), replay)
-}
-
-/// [`open`] with other sizes of segments, and failures of files.
-pub(crate) fn open_with(
-    directory: &Path,
-    from: Resume,
     options: &LogOptions,
-    replay: &mut dyn FnMut(ReplayedBatch<'_>) -> Result<(), OpenError>,
+    replay: &mut dyn FnMut(ReplayedBatch) -> Result<(), OpenError>,
 ) -> Result<OpenedLog, OpenError> {
     let (record_id, headers, created) = create::find_or_create(directory, from, options)?;
     let segments = Arc::new(Segments::new(directory, record_id, &options.faults));
-    let recovery = Recovery::new(directory, &headers, &segments, &options.faults, replay);
+    let recovery = Recovery::new(directory, &headers, &options.faults, replay);
     let recovered = recovery.run(from)?;
     make_private(directory, recovered.end.header.number)?;
     let closed = recovered.end.closed;

@@ -1,7 +1,7 @@
 //! Places in the log.
 
 /// A byte in a segment of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LogPosition {
     /// The segment's number, from 1.
     pub(crate) segment: u32,

@@ -1,23 +1,22 @@
 //! Reading a log at the start: the replay, and the end that a power cut or a killed process left.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use twinlock_core::id::ConversationId;
 
+use super::LogPosition;
 use super::directory::{damaged, fault, segment_path};
 use super::erasures::{Checked, Content, ErasureCheck, content, find_whole};
 use super::faults::Faults;
 use super::file::{LogFile, sync_directory};
 use super::format::{BatchHeader, SEGMENT_HEAD, SegmentHeader};
-use super::open::{ReplayedBatch, ReplayedBlock, Resume};
+use super::open::{ReplayedBatch, Resume};
 use super::run::RunPlace;
-use super::scan::{Boundary, ScannedBatch, ScannedBlock, SegmentReader, Tail};
+use super::scan::{Boundary, ScannedBatch, SegmentReader, Tail};
 use super::writer::LogEnd;
-use super::{LogPosition, Segments};
 use crate::OpenError;
 
-type Replay<'a> = dyn FnMut(ReplayedBatch<'_>) -> Result<(), OpenError> + 'a;
+type Replay<'a> = dyn FnMut(ReplayedBatch) -> Result<(), OpenError> + 'a;
 
 /// What opening has found.
 #[derive(Debug)]
@@ -33,7 +32,6 @@ pub(crate) struct Recovered {
 pub(crate) struct Recovery<'a> {
     directory: &'a Path,
     headers: &'a [SegmentHeader],
-    segments: &'a Arc<Segments>,
     faults: &'a Faults,
     replay: &'a mut Replay<'a>,
     erasures: ErasureCheck,
@@ -56,12 +54,11 @@ impl<'a> Recovery<'a> {
     pub(crate) fn new(
         directory: &'a Path,
         headers: &'a [SegmentHeader],
-        segments: &'a Arc<Segments>,
         faults: &'a Faults,
         replay: &'a mut Replay<'a>,
     ) -> Self {
         let (erasures, held, before) = (ErasureCheck::default(), None, None);
-        Self { directory, headers, segments, faults, replay, erasures, held, before }
+        Self { directory, headers, faults, replay, erasures, held, before }
     }
 
     pub(crate) fn run(mut self, from: Resume) -> Result<Recovered, OpenError> {
@@ -167,18 +164,12 @@ impl<'a> Recovery<'a> {
             return Ok(());
         }
         let (header, position, end) = (batch.header, batch.position, batch.end());
-        let block = |block| match block {
-            ScannedBlock::Run(place, run) => ReplayedBlock::Run(place, run),
-            ScannedBlock::Erasure(seq, erasure) => ReplayedBlock::Erasure(seq, erasure),
-            ScannedBlock::Change(seq, change) => ReplayedBlock::Change(seq, change),
-        };
         (self.replay)(ReplayedBatch {
             first: header.first,
             next: header.next(),
             position,
             end,
-            blocks: batch.blocks.into_iter().map(block).collect(),
-            segments: self.segments,
+            blocks: batch.blocks,
         })
     }
 
@@ -220,7 +211,7 @@ impl<'a> Recovery<'a> {
         let path = segment_path(self.directory, header.number);
         let file = LogFile::open_writable(&path, self.faults).map_err(fault(&path))?;
         // A killed process leaves its last batch in the page cache, and after a failed sync the
-        // kernel takes it for written. Only what is written again is synced for certain.
+        // kernel takes it for written. Only bytes that are written again are synced for certain.
         let made_durable = || {
             if let Some(held) = &self.held {
                 file.write(u64::from(held.position.offset), &held.bytes)?;

@@ -43,7 +43,7 @@ impl Run {
     /// Decodes the block of a run.
     pub(crate) fn decode(bytes: Bytes) -> Result<Self, LogError> {
         let (conversation, first, count) = Self::header(&bytes)
-            .ok_or_else(|| LogError::Damaged("the index names bytes that are no run".into()))?;
+            .ok_or_else(|| LogError::Damaged("the index names bytes that are not a run".into()))?;
         Ok(Self { bytes, conversation, first, count })
     }
 

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 
 use super::LogPosition;
-use super::block::{Block, Erasure};
+use super::block::Block;
 use super::directory::{damaged, fault, open_segment};
 use super::faults::Faults;
 use super::file::{LogFile, PIECE};
 use super::format::{
     BATCH_HEAD, BATCH_HEAD_LEN, BATCH_MAGIC, BatchHeader, SEGMENT_HEAD, SegmentHeader,
 };
+use super::open::ReplayedBlock;
 use super::run::{Run, RunPlace};
 use crate::OpenError;
 
@@ -22,15 +23,7 @@ pub(crate) struct ScannedBatch {
     pub(crate) header: BatchHeader,
     pub(crate) position: LogPosition,
     pub(crate) bytes: Bytes,
-    pub(crate) blocks: Vec<ScannedBlock>,
-}
-
-/// A block of a batch, with its sequence.
-#[derive(Debug)]
-pub(crate) enum ScannedBlock {
-    Run(RunPlace, Run),
-    Erasure(u64, Erasure),
-    Change(u64, Bytes),
+    pub(crate) blocks: Vec<ReplayedBlock>,
 }
 
 impl ScannedBatch {
@@ -56,10 +49,10 @@ impl ScannedBatch {
                     let length = u32::try_from(length).ok()?;
                     let place =
                         RunPlace { conversation, first, count, seq, position: place, length };
-                    ScannedBlock::Run(place, Run::decode(of_block).ok()?)
+                    ReplayedBlock::Run(place, Run::decode(of_block).ok()?)
                 }
-                Block::Erasure(erasure) => ScannedBlock::Erasure(seq, erasure),
-                Block::Change(change) => ScannedBlock::Change(seq, of_block.slice(change)),
+                Block::Erasure(erasure) => ReplayedBlock::Erasure(erasure),
+                Block::Change(change) => ReplayedBlock::Change(of_block.slice(change)),
             });
             seq = seq.checked_add(records)?;
             at += length;
@@ -178,7 +171,7 @@ impl SegmentReader {
         offset: u32,
         next: u64,
     ) -> Result<Option<Boundary>, OpenError> {
-        // The checksum of a header covers its place, so there is no need to read what is before.
+        // The checksum of a header covers its place, so earlier bytes need not be read.
         let header = self.header_at(offset)?;
         if offset > SEGMENT_HEAD && header.is_some_and(|header| header.first == next) {
             return Ok(Some(Boundary::Batch));

@@ -127,12 +127,12 @@ impl Shared {
         }
     }
 
-    /// Writes the spare anew: one that is there may be half-written or of another size.
+    /// Writes a new spare: an existing one may be half-written or of another size.
     fn make(&self, size: u32) -> io::Result<LogFile> {
         let file = LogFile::create(&self.path, &self.faults)?;
         let written = self.fill(&file, u64::from(size)).and_then(|()| file.sync());
         if let Err(error) = written {
-            // The room is worth more than what was written.
+            // The room is worth more than its content.
             let _removed = std::fs::remove_file(&self.path);
             return Err(error);
         }

@@ -123,7 +123,7 @@ fn conversation(conn: &Connection, image: &ConversationImage) -> rusqlite::Resul
     Ok(true)
 }
 
-/// Keeps the read marker of a member who is there.
+/// Keeps the read marker of an existing member.
 fn joined(conn: &Connection, image: &MemberJoined) -> rusqlite::Result<bool> {
     let MemberJoined { conversation, user, read } = image;
     let joined = conn

@@ -24,7 +24,7 @@ pub(crate) struct ChangeSet {
     pub(crate) changes: Vec<ChangeRecord>,
 }
 
-/// One change. Every kind has a tag of its own.
+/// One change. Every kind has a separate tag.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ChangeRecord {
     /// The change; `None`: of a kind that this version does not know.
@@ -208,7 +208,7 @@ pub(crate) struct ClassicKeyImage {
 /// Why changes cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum BadChange {
-    /// The bytes are no change set, although their checksum is right.
+    /// The bytes cannot be decoded, although their checksum is right.
     #[error("a change in the log cannot be decoded: {0}")]
     Malformed(String),
     /// A newer version has written a change of this kind.

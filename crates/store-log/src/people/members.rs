@@ -36,7 +36,7 @@ pub(crate) fn is_member(
     Ok(select.exists(params![int(conversation), user.as_str()])?)
 }
 
-/// The number of a user who is a member.
+/// The number of a member.
 pub(crate) fn member_number(
     conn: &Connection,
     conversation: ConversationId,

@@ -12,8 +12,7 @@ pub(crate) mod changes;
 pub(crate) mod classic;
 pub(crate) mod conversations;
 pub(crate) mod credentials;
-pub(crate) mod database;
-mod database_file;
+pub(crate) mod files;
 pub(crate) mod members;
 pub(crate) mod sources;
 #[cfg(test)]
@@ -21,5 +20,20 @@ mod test_database;
 #[cfg(test)]
 mod tests;
 mod transaction;
+pub(crate) mod writer;
 
 pub(crate) use transaction::{Heads, WriteTransaction};
+
+use rusqlite_migration::M;
+
+use crate::database::DatabaseKind;
+
+/// The database of this module.
+pub(crate) const PEOPLE: DatabaseKind = DatabaseKind {
+    file: "people.db",
+    schema: &[M::up(include_str!("../../migrations/people/0001_people.sql"))],
+    tables: &["users", "conversations", "members", "position"],
+    cache: 4 * 1024,
+    is_checked: true,
+    auto_checkpoint: 0,
+};

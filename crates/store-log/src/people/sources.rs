@@ -84,7 +84,7 @@ pub(crate) fn note(
 /// Removes all sources of a user, and returns their number.
 ///
 /// The contract waits for the disk. So the caller commits, and answers after
-/// [`Checkpointer::checkpoint`](crate::people::database::Checkpointer::checkpoint).
+/// [`Checkpointer::checkpoint`](crate::database::Checkpointer::checkpoint).
 pub(crate) fn forget(conn: &Connection, user: &Name) -> Result<u64, DbError> {
     let removed =
         conn.prepare_cached("DELETE FROM sources WHERE user = ?1")?.execute([user.as_str()])?;

@@ -4,18 +4,18 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use rusqlite::Connection;
+use rusqlite_migration::Migrations;
 use twinlock_core::chain;
 use twinlock_core::id::{ConversationId, Link, Name, ServerKey};
 
 use crate::error::DbError;
-use crate::people::Heads;
-use crate::people::database::MIGRATIONS;
+use crate::people::{Heads, PEOPLE};
 
 /// A database with the newest schema and no rows.
 pub(crate) fn empty() -> Connection {
     let mut conn = Connection::open_in_memory().unwrap();
     conn.pragma_update(None, "foreign_keys", true).unwrap();
-    MIGRATIONS.to_latest(&mut conn).unwrap();
+    Migrations::from_slice(PEOPLE.schema).to_latest(&mut conn).unwrap();
     conn
 }
 

@@ -227,7 +227,7 @@ fn invite(
     }
 }
 
-/// All rows of all tables, without what is not in the log if `unlogged` was written.
+/// All rows of all tables, without the unlogged columns if `unlogged` was written.
 fn tables(conn: &Connection, unlogged: bool) -> Vec<(String, Vec<Value>)> {
     let mut columns = conn
         .prepare(

@@ -12,7 +12,7 @@ pub(crate) trait Heads {
     /// The newest number of a conversation and its link; 0 and `link_0` while it is empty.
     ///
     /// In a write this includes the entries that precede it in the same batch, because they are
-    /// recorded together. In a read it is what is on disk.
+    /// recorded together. In a read it is the newest one on disk.
     fn head(
         &self,
         conversation: ConversationId,

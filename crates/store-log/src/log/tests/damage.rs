@@ -206,7 +206,7 @@ fn damage__body_is_reported_and_the_rest_can_be_read() {
     let place = fixture.append(&mut writer, 1, &[b"one", b"two", b"three"]);
     fixture.append(&mut writer, 1, &[b"four"]);
     drop(writer);
-    // Zeros are no erasure, nor is the flag.
+    // Neither zeros nor the flag make an erasure.
     let run = place.runs[0].position.offset;
     let two = run + 25 + 95 + 3 + 16 + 3;
     patch(&fixture.segment(1), two + 25, &[1]);

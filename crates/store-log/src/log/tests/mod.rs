@@ -19,7 +19,7 @@ use twinlock_core::chain::{self, EntryKind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, ServerKey};
 use twinlock_store::{StoredContent, StoredEntry};
 
-use super::open::open_with;
+use super::open::open;
 use super::options::LogOptions;
 use super::*;
 use crate::OpenError;
@@ -36,7 +36,7 @@ enum Item {
     Change(Vec<u8>),
 }
 
-/// A directory, and what was appended to its log.
+/// A directory, and the items that were appended to its log.
 struct Fixture {
     dir: TempDir,
     options: LogOptions,
@@ -44,7 +44,7 @@ struct Fixture {
     items: Vec<Item>,
 }
 
-/// An open log, and what was replayed.
+/// An open log, and the replayed items.
 struct Opened {
     log: OpenedLog,
     items: Vec<Item>,
@@ -68,7 +68,7 @@ impl Fixture {
 
     fn try_open_from(&self, from: Resume) -> Result<Opened, OpenError> {
         let (mut items, mut batches) = (Vec::new(), Vec::new());
-        let log = open_with(&self.path(), from, &self.options, &mut |batch| {
+        let log = open(&self.path(), from, &self.options, &mut |batch| {
             batches.push((batch.position, batch.first));
             items.extend(batch.blocks.into_iter().flat_map(items_of));
             Ok(())
@@ -80,7 +80,7 @@ impl Fixture {
         self.try_open_from(Resume::beginning())
     }
 
-    /// Opens the log, which must have what was appended.
+    /// Opens the log, which must have all appended items.
     fn open(&self) -> Opened {
         let opened = self.try_open().unwrap();
         assert_eq!(opened.items, self.items);
@@ -130,7 +130,7 @@ impl Fixture {
         self.items.push(Item::Erasure(erasure));
     }
 
-    /// Marks an entry as erased in what is expected.
+    /// Marks an expected entry as erased.
     fn expect_erased(&mut self, conversation: u64, n: u64) {
         for item in &mut self.items {
             if let Item::Entry(of, entry) = item
@@ -167,8 +167,8 @@ fn items_of(block: ReplayedBlock) -> Vec<Item> {
             let entries = run.entries().map(|entry| entry.unwrap().into_stored());
             entries.map(|entry| Item::Entry(place.conversation, entry)).collect()
         }
-        ReplayedBlock::Erasure(_, erasure) => vec![Item::Erasure(erasure)],
-        ReplayedBlock::Change(_, change) => vec![Item::Change(change.to_vec())],
+        ReplayedBlock::Erasure(erasure) => vec![Item::Erasure(erasure)],
+        ReplayedBlock::Change(change) => vec![Item::Change(change.to_vec())],
     }
 }
 

@@ -1,4 +1,4 @@
-//! A disk that loses, at a power cut, what was not synced: all of it, or some sectors.
+//! A disk that loses unsynced data at a power cut: all of it, or some sectors.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use super::*;
 
 const SECTOR: usize = 512;
 
-/// What is on disk, and what is only in the page cache.
+/// The content of the disk, and of the page cache.
 #[derive(Default)]
 struct Disk {
     files: Vec<DiskFile>,
@@ -183,7 +183,7 @@ fn first_run(fixture: &Fixture, conversation: u64) -> RunPlace {
     for (path, bytes) in fixture.files() {
         fs::write(copy.path().join(path.file_name().unwrap()), bytes).unwrap();
     }
-    open_with(copy.path(), Resume::beginning(), &options, &mut |batch| {
+    open(copy.path(), Resume::beginning(), &options, &mut |batch| {
         for block in &batch.blocks {
             if let ReplayedBlock::Run(place, _) = block
                 && place.conversation == conversation

@@ -1,4 +1,4 @@
-//! Any sequence of operations: what is read is what was appended.
+//! Any sequence of operations: reads return the appended items.
 
 use std::collections::BTreeSet;
 

@@ -61,7 +61,7 @@ fn cut_at_every_byte(change: bool) {
         assert!(count <= bytes.len() as u64);
         assert!(opened.log.damaged.is_empty());
         assert!(fs::read(fixture.segment(1)).unwrap() == empty, "remains {i} are still there");
-        // The log goes on there.
+        // The log continues there.
         if i.is_multiple_of(50) {
             let mut writer = opened.log.writer;
             fixture.append(&mut writer, 1, &[b"instead"]);
@@ -227,7 +227,7 @@ fn torn__tail_is_written_again_and_synced_before_its_replay() {
     });
     let mut batches = 0;
     let from = Resume::beginning();
-    open_with(&fixture.path(), from, &fixture.options, &mut |batch| {
+    open(&fixture.path(), from, &fixture.options, &mut |batch| {
         batches += 1;
         let (from, length) = (last.position.offset, last.end.offset - last.position.offset);
         let done = done.lock().unwrap();

@@ -121,7 +121,7 @@ fn change__unknown_kind_is_refused_as_newer() {
 
 #[test]
 fn change__unknown_fields_are_ignored() {
-    // `Left` with an unknown field 15, and an unknown field 16 beside it and beside the change.
+    // `Left` with an unknown field 15, and an unknown field 16 next to it and next to the change.
     let left = [0x2a, 9, 8, 1, 0x12, 3, b'a', b'd', b'a', 0x78, 5, 0x82, 1, 1, 0xff];
     let mut encoded = vec![0x0a, u8::try_from(left.len()).unwrap()];
     encoded.extend(left);

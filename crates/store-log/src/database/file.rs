@@ -14,7 +14,7 @@ use crate::open_error::OpenError;
 /// First bytes of an SQLite database file.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// Checks the database and the files beside it, and creates an empty database if it is missing.
+/// Checks the database and its companion files, and creates an empty database if it is missing.
 ///
 /// The file has mode 0600, which SQLite copies to the WAL. Call this while no connection is open:
 /// closing a descriptor of the database releases SQLite's locks.

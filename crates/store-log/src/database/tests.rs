@@ -3,10 +3,11 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
 use crate::file_names::{wal, with_suffix};
+use crate::people::PEOPLE;
 
-fn position_at(next_seq: u64) -> PeoplePosition {
+fn position_at(next_seq: u64) -> RecordPosition {
     let position = LogPosition { segment: 3, offset: u32::MAX };
-    PeoplePosition { record_id: [8; 16], next_seq, position }
+    RecordPosition { record_id: [8; 16], next_seq, position }
 }
 
 /// Ends a process without closing its database.
@@ -21,15 +22,15 @@ fn read(path: &Path) -> Vec<Vec<u8>> {
 
 #[test]
 fn people_db__migrations_run_in_sequence_and_none_is_missing() {
-    MIGRATIONS.validate().unwrap();
+    Migrations::from_slice(PEOPLE.schema).validate().unwrap();
     let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/people")).unwrap();
-    assert_eq!(files.count(), SCHEMA.len());
+    assert_eq!(files.count(), PEOPLE.schema.len());
 }
 
 #[test]
 fn people_db__opens_private_with_wal_and_secure_delete() {
     let dir = tempfile::tempdir().unwrap();
-    let file = PeopleFile::new(dir.path()).unwrap();
+    let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
     let conn = file.writer().unwrap();
     let pragma = |conn: &Connection, name: &str| -> String {
         let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
@@ -45,7 +46,7 @@ fn people_db__opens_private_with_wal_and_secure_delete() {
     for path in [file.path(), &wal(file.path())] {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
     }
-    let reader = file.reader().unwrap();
+    let reader = reader(file.path()).unwrap();
     assert!(reader.execute("DELETE FROM position", []).is_err());
     drop(reader);
     drop(conn);
@@ -58,35 +59,35 @@ fn people_db__opens_private_with_wal_and_secure_delete() {
 #[test]
 fn people_db__position_survives_a_killed_process() {
     let dir = tempfile::tempdir().unwrap();
-    let file = PeopleFile::new(dir.path()).unwrap();
+    let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
     let conn = file.writer().unwrap();
     assert_eq!(position(&conn).unwrap(), None);
     set_position(&conn, &position_at(5)).unwrap();
     set_position(&conn, &position_at(6)).unwrap();
     kill(conn);
-    assert!(database_file::has_wal(file.path()));
+    assert!(file::has_wal(file.path()));
     let conn = file.writer().unwrap();
     assert_eq!(position(&conn).unwrap(), Some(position_at(6)));
-    assert_eq!(position(&file.reader().unwrap()).unwrap(), Some(position_at(6)));
+    assert_eq!(position(&reader(file.path()).unwrap()).unwrap(), Some(position_at(6)));
 }
 
 /// What a checkpoint has copied is in the database file alone.
 #[test]
 fn people_db__checkpoint_copies_past_a_reader_and_limits_the_wal() {
     let dir = tempfile::tempdir().unwrap();
-    let file = PeopleFile::new(dir.path()).unwrap();
+    let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
     let conn = file.writer().unwrap();
     let checkpointer = file.checkpointer().unwrap();
-    let without_wal = |file: &PeopleFile| {
+    let without_wal = |file: &DatabaseFile| {
         let copy = tempfile::tempdir().unwrap();
-        let copied = PeopleFile::new(copy.path()).unwrap();
+        let copied = DatabaseFile::new(&PEOPLE, copy.path()).unwrap();
         fs::copy(file.path(), copied.path()).unwrap();
         position(&copied.writer().unwrap()).unwrap()
     };
     set_position(&conn, &position_at(5)).unwrap();
     checkpointer.checkpoint().unwrap();
     assert_eq!(without_wal(&file), Some(position_at(5)));
-    let reader = file.reader().unwrap();
+    let reader = reader(file.path()).unwrap();
     let snapshot = reader.unchecked_transaction().unwrap();
     assert_eq!(position(&snapshot).unwrap(), Some(position_at(5)));
     for n in 0..=MANY_FRAMES.unsigned_abs() {
@@ -94,11 +95,11 @@ fn people_db__checkpoint_copies_past_a_reader_and_limits_the_wal() {
     }
     // The reader is older, so the WAL stays; this is not an error.
     checkpointer.checkpoint().unwrap();
-    assert!(database_file::has_wal(file.path()));
+    assert!(file::has_wal(file.path()));
     assert_eq!(position(&snapshot).unwrap(), Some(position_at(5)));
     drop(snapshot);
     checkpointer.checkpoint().unwrap();
-    assert!(!database_file::has_wal(file.path()));
+    assert!(!file::has_wal(file.path()));
     assert_eq!(without_wal(&file), Some(position_at(MANY_FRAMES.unsigned_abs())));
     drop(checkpointer);
     drop(reader);
@@ -109,7 +110,7 @@ fn people_db__checkpoint_copies_past_a_reader_and_limits_the_wal() {
 #[test]
 fn people_db__newer_or_foreign_database_is_refused_unchanged() {
     let dir = tempfile::tempdir().unwrap();
-    let file = PeopleFile::new(dir.path()).unwrap();
+    let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
     let newer = |error: &OpenError| matches!(error, OpenError::Newer { found: 99, known: 1, .. });
     let damaged = |error: &OpenError| matches!(error, OpenError::Damaged { .. });
     let no_database = |error: &OpenError| matches!(error, OpenError::Database { .. });
@@ -149,7 +150,7 @@ fn people_db__wal_of_another_time_is_refused_unchanged() {
         }
     };
     let dir = tempfile::tempdir().unwrap();
-    let file = PeopleFile::new(dir.path()).unwrap();
+    let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
     let conn = file.writer().unwrap();
     fill(&conn, 0, 50);
     drop(conn);
@@ -160,7 +161,7 @@ fn people_db__wal_of_another_time_is_refused_unchanged() {
     let conn = file.writer().unwrap();
     fill(&conn, 300, 310);
     kill(conn);
-    // An old copy of the database is put back, without the WAL that was beside it.
+    // An old copy of the database is put back, without its WAL.
     fs::write(file.path(), old).unwrap();
     let before = read(file.path());
     let refused = file.writer().unwrap_err();
@@ -177,12 +178,12 @@ fn people_db__wal_of_another_time_is_refused_unchanged() {
 #[test]
 fn people_db__wal_of_a_lost_database_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
-    let file = PeopleFile::new(dir.path()).unwrap();
+    let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
     let conn = file.writer().unwrap();
     set_position(&conn, &position_at(5)).unwrap();
     kill(conn);
     fs::remove_file(file.path()).unwrap();
-    assert!(database_file::has_wal(file.path()));
+    assert!(file::has_wal(file.path()));
     assert_eq!(position(&file.writer().unwrap()).unwrap(), None);
 }
 
@@ -190,7 +191,7 @@ fn people_db__wal_of_a_lost_database_does_not_count() {
 fn people_db__link_or_fifo_is_not_opened() {
     for suffix in ["", "-wal", "-shm"] {
         let dir = tempfile::tempdir().unwrap();
-        let file = PeopleFile::new(dir.path()).unwrap();
+        let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
         drop(file.writer().unwrap());
         let path = with_suffix(file.path(), suffix);
         let target = dir.path().join("target");

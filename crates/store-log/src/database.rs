@@ -1,4 +1,6 @@
-//! Opening `people.db`, its position in the log, and its checkpoints.
+//! The databases next to the log: how a file is opened, its position in the log, and its checkpoints.
+
+mod file;
 
 use std::fs;
 use std::io;
@@ -14,15 +16,8 @@ use twinlock_store::StoreError;
 use crate::error::DbError;
 use crate::log::LogPosition;
 use crate::open_error::OpenError;
-use crate::people::database_file;
 use crate::row::{get_uint, int};
 
-/// The numbered schema files. New ones are appended; released ones never change.
-const SCHEMA: &[M<'static>] = &[M::up(include_str!("../../migrations/people/0001_people.sql"))];
-pub(crate) const MIGRATIONS: Migrations<'static> = Migrations::from_slice(SCHEMA);
-
-/// Page cache of the writing connection, KiB.
-const WRITER_CACHE: i64 = 4 * 1024;
 /// Page cache of each reading connection, KiB.
 const READER_CACHE: i64 = 512;
 /// Size to which the WAL file is truncated when it restarts, bytes. It is larger only after a burst.
@@ -30,9 +25,27 @@ const WAL_KEPT: i64 = 4 * 1024 * 1024;
 /// Frames in the WAL from which on a checkpoint waits for readers, so that the WAL can restart.
 const MANY_FRAMES: i64 = 2048;
 
-/// The place in the log up to which `people.db` is complete.
+/// What one of the databases is.
+#[derive(Debug)]
+pub(crate) struct DatabaseKind {
+    /// The file's name in the record's directory.
+    pub(crate) file: &'static str,
+    /// The numbered schema files. New ones are appended; released ones never change.
+    pub(crate) schema: &'static [M<'static>],
+    /// Tables that it has in every version.
+    pub(crate) tables: &'static [&'static str],
+    /// Page cache of the writing connection, KiB.
+    pub(crate) cache: i64,
+    /// Whether what it has is only here or in the log's beginning, so that a file that does not fit
+    /// is refused instead of made again.
+    pub(crate) is_checked: bool,
+    /// Number of pages in the WAL at which the writing connection checkpoints; 0: a thread does it.
+    pub(crate) auto_checkpoint: i64,
+}
+
+/// The place in the log up to which a database is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PeoplePosition {
+pub(crate) struct RecordPosition {
     /// The id of the record.
     pub(crate) record_id: [u8; 16],
     /// The sequence of the first record that is not applied.
@@ -42,11 +55,11 @@ pub(crate) struct PeoplePosition {
 }
 
 /// The position, as of the last commit. `None`: the database is new, so the whole log is replayed.
-pub(crate) fn position(conn: &Connection) -> Result<Option<PeoplePosition>, DbError> {
+pub(crate) fn position(conn: &Connection) -> Result<Option<RecordPosition>, DbError> {
     let mut select =
         conn.prepare_cached("SELECT record, next_seq, segment, byte FROM position WHERE one = 1")?;
     let position = select.query_row([], |row| {
-        Ok(PeoplePosition {
+        Ok(RecordPosition {
             record_id: row.get(0)?,
             next_seq: get_uint(row, 1)?,
             position: LogPosition { segment: row.get(2)?, offset: row.get(3)? },
@@ -56,8 +69,8 @@ pub(crate) fn position(conn: &Connection) -> Result<Option<PeoplePosition>, DbEr
 }
 
 /// Moves the position, in the transaction that applied everything before it.
-pub(crate) fn set_position(conn: &Connection, at: &PeoplePosition) -> Result<(), DbError> {
-    let PeoplePosition { record_id, next_seq, position: LogPosition { segment, offset } } = at;
+pub(crate) fn set_position(conn: &Connection, at: &RecordPosition) -> Result<(), DbError> {
+    let RecordPosition { record_id, next_seq, position: LogPosition { segment, offset } } = at;
     conn.prepare_cached(
         "INSERT OR REPLACE INTO position (one, record, next_seq, segment, byte)
          VALUES (1, ?1, ?2, ?3, ?4)",
@@ -66,21 +79,22 @@ pub(crate) fn set_position(conn: &Connection, at: &PeoplePosition) -> Result<(),
     Ok(())
 }
 
-/// `people.db` in the directory of a record.
+/// A database in the directory of a record.
 #[derive(Debug, Clone)]
-pub(crate) struct PeopleFile {
+pub(crate) struct DatabaseFile {
+    kind: &'static DatabaseKind,
     path: PathBuf,
     directory: PathBuf,
 }
 
-impl PeopleFile {
+impl DatabaseFile {
     /// The database of the record in `directory`, which exists.
     ///
     /// Resolves the symbolic links of the directory, because SQLite follows none.
-    pub(crate) fn new(directory: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn new(kind: &'static DatabaseKind, directory: &Path) -> Result<Self, OpenError> {
         let directory = fs::canonicalize(directory)
             .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
-        Ok(Self { path: directory.join("people.db"), directory })
+        Ok(Self { kind, path: directory.join(kind.file), directory })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -105,8 +119,9 @@ impl PeopleFile {
             rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
             other => database(other.to_string()),
         };
-        database_file::prepare(path)?;
-        let had_wal = database_file::has_wal(path);
+        file::prepare(path)?;
+        let migrations = Migrations::from_slice(self.kind.schema);
+        let had_wal = file::has_wal(path);
         let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
         let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
         conn.set_db_config(no_checkpoint, true).map_err(sqlite)?;
@@ -115,28 +130,21 @@ impl PeopleFile {
             return Err(fault(io::ErrorKind::PermissionDenied.into()));
         }
         // Nothing in the file changes before these checks.
-        let schema = MIGRATIONS.current_version(&conn).map_err(migration)?;
+        let schema = migrations.current_version(&conn).map_err(migration)?;
         if let SchemaVersion::Outside(found) = schema {
-            let (found, known) = (found.get(), SCHEMA.len());
+            let (found, known) = (found.get(), self.kind.schema.len());
             return Err(OpenError::Newer { path: path.clone(), found, known });
         }
-        if let Some(problem) = problem(&conn, schema, had_wal).map_err(sqlite)? {
+        if let Some(problem) = problem(&conn, schema, had_wal, self.kind).map_err(sqlite)? {
             let (path, directory) = (path.clone(), self.directory.clone());
             return Err(OpenError::Damaged { path, directory, problem });
         }
-        set_pragmas(&conn).map_err(sqlite)?;
-        MIGRATIONS.to_latest(&mut conn).map_err(migration)?;
+        set_pragmas(&conn, self.kind).map_err(sqlite)?;
+        migrations.to_latest(&mut conn).map_err(migration)?;
         // For the WAL's directory entry: SQLite syncs the directory with `fdatasync`, which is not
         // enough on some file systems.
-        database_file::sync_directory(path).map_err(fault)?;
+        file::sync_directory(path).map_err(fault)?;
         conn.set_db_config(no_checkpoint, false).map_err(sqlite)?;
-        Ok(conn)
-    }
-
-    /// Opens a connection that only reads.
-    pub(crate) fn reader(&self) -> rusqlite::Result<Connection> {
-        let conn = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        conn.pragma_update(None, "cache_size", -READER_CACHE)?;
         Ok(conn)
     }
 
@@ -150,6 +158,14 @@ impl PeopleFile {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(Checkpointer { path: self.path.clone(), conn })
     }
+}
+
+/// Opens a connection that only reads. `path` has no symbolic link.
+pub(crate) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    conn.pragma_update(None, "cache_size", -READER_CACHE)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
 }
 
 /// Makes commits of the writer durable, from another thread.
@@ -168,7 +184,7 @@ impl Checkpointer {
     /// would succeed. So the process must end, as after a failed sync of the log.
     pub(crate) fn checkpoint(&self) -> Result<(), DbError> {
         // A checkpoint syncs nothing while a reader keeps it from copying anything.
-        database_file::sync_wal(&self.path).map_err(|error| {
+        file::sync_wal(&self.path).map_err(|error| {
             StoreError::Database(format!(
                 "{}: its WAL was not synced: {error}",
                 self.path.display()
@@ -198,6 +214,7 @@ fn problem(
     conn: &Connection,
     schema: SchemaVersion,
     had_wal: bool,
+    kind: &DatabaseKind,
 ) -> rusqlite::Result<Option<String>> {
     let count = |sql| conn.query_row(sql, [], |row| row.get::<_, i64>(0));
     if schema == SchemaVersion::NoneSet {
@@ -205,12 +222,13 @@ fn problem(
         let tables = count("SELECT count(*) FROM sqlite_schema")?;
         return Ok((tables > 0).then(|| "it is the database of another program".to_owned()));
     }
-    let tables = "SELECT count(*) FROM sqlite_schema
-         WHERE type = 'table' AND name IN ('users', 'conversations', 'members', 'position')";
-    if count(tables)? != 4 {
-        return Ok(Some("it is another database than people.db".to_owned()));
+    for table in kind.tables {
+        let has = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+        if conn.query_row(has, [table], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(Some(format!("it is another database than {}", kind.file)));
+        }
     }
-    if had_wal {
+    if had_wal && kind.is_checked {
         let check = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
         let found = match check {
             Ok(ok) if ok == "ok" => return Ok(None),
@@ -231,17 +249,16 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-fn set_pragmas(conn: &Connection) -> rusqlite::Result<()> {
+fn set_pragmas(conn: &Connection, kind: &DatabaseKind) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
-    // A power cut makes the database older, not inconsistent; the log has what is missing.
+    // A power cut makes the database older, not inconsistent; the log has the rest.
     conn.pragma_update(None, "synchronous", "NORMAL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
     // Overwrites deleted content, so that forgotten sources leave no trace in free pages.
     conn.pragma_update(None, "secure_delete", true)?;
-    conn.pragma_update(None, "cache_size", -WRITER_CACHE)?;
+    conn.pragma_update(None, "cache_size", -kind.cache)?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
-    // A thread runs checkpoints explicitly.
-    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.pragma_update(None, "wal_autocheckpoint", kind.auto_checkpoint)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

@@ -1,0 +1,91 @@
+//! The heads and members of active conversations, in the recorder's memory between batches.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use rusqlite::Connection;
+use twinlock_core::id::{ConversationId, Name};
+use twinlock_store::sequencer::ConversationHead;
+
+use crate::entry_reader::EntryReader;
+use crate::error::DbError;
+use crate::people::{conversations, members};
+
+/// Approximate maximum of cached conversations and senders, some 100 bytes each. Beyond it the
+/// cache is dropped.
+const MAX_CACHED: usize = 65_536;
+
+/// Cached state of active conversations, including the changes of the current batch.
+#[derive(Default)]
+pub(crate) struct HeadCache {
+    conversations: HashMap<ConversationId, CachedConversation>,
+    senders: usize,
+}
+
+/// A conversation that has had entries since the record was opened.
+pub(crate) struct CachedConversation {
+    pub(crate) head: ConversationHead,
+    /// Numbers of users who are known to be members.
+    senders: HashMap<Name, u64>,
+    /// The conversation's part of a batch: the batch's number, and the part's index.
+    pub(crate) part: (u64, usize),
+}
+
+impl HeadCache {
+    /// Removes a user after a leaving that may have succeeded.
+    pub(crate) fn forget_member(&mut self, conversation: ConversationId, user: &Name) {
+        if let Some(cached) = self.conversations.get_mut(&conversation) {
+            cached.senders.remove(user);
+        }
+    }
+
+    pub(crate) fn forget_all(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Call this between batches.
+    pub(crate) fn stay_small(&mut self) {
+        if self.conversations.len() + self.senders > MAX_CACHED {
+            self.forget_all();
+        }
+    }
+
+    /// The head of a conversation, with the changes of the current batch.
+    pub(crate) fn head(&self, conversation: ConversationId) -> Option<ConversationHead> {
+        self.conversations.get(&conversation).map(|cached| cached.head)
+    }
+
+    /// The state of a conversation, and the number of `user` (0: no user) if it is a member. Loads
+    /// both if necessary. `None`: the conversation does not exist, or `user` is not a member.
+    pub(crate) fn member(
+        &mut self,
+        people: &Connection,
+        entries: &EntryReader<'_>,
+        conversation: ConversationId,
+        user: Option<&Name>,
+    ) -> Result<Option<(&mut CachedConversation, u64)>, DbError> {
+        let cached = match self.conversations.entry(conversation) {
+            Entry::Occupied(cached) => cached.into_mut(),
+            Entry::Vacant(slot) => {
+                let Some(key) = conversations::server_key(people, conversation)? else {
+                    return Ok(None);
+                };
+                let head = entries.head(conversation)?;
+                let head = head.unwrap_or_else(|| ConversationHead::empty(&key, conversation));
+                let senders = HashMap::new();
+                slot.insert(CachedConversation { head, senders, part: (0, 0) })
+            }
+        };
+        let Some(name) = user else { return Ok(Some((cached, 0))) };
+        if let Some(user) = cached.senders.get(name) {
+            let user = *user;
+            return Ok(Some((cached, user)));
+        }
+        let Some(user) = members::member_number(people, conversation, name)? else {
+            return Ok(None);
+        };
+        cached.senders.insert(name.clone(), user);
+        self.senders += 1;
+        Ok(Some((cached, user)))
+    }
+}

@@ -1,0 +1,198 @@
+//! The connection that writes `people.db`, in step with the log.
+
+use rusqlite::Connection;
+use twinlock_core::id::{ConversationId, Name};
+use twinlock_store::StoreError;
+
+use crate::database::{RecordPosition, set_position};
+use crate::entry_batch::NewFile;
+use crate::error::DbError;
+use crate::log::{Erasure, LogPosition};
+use crate::people::{Heads, WriteTransaction, apply, changes, files};
+use crate::recorder::{RecordedJob, WriteJob};
+use crate::row::run_sql;
+
+/// Number of entries after which the position moves although nothing changed. A start reads the log
+/// from there.
+const POSITION_LAG: usize = 64 * 1024;
+
+/// What a batch of the log means for `people.db`.
+#[derive(Debug, Default)]
+pub(crate) struct LoggedBatch {
+    /// Encoded sets of changes.
+    pub(crate) changes: Vec<Vec<u8>>,
+    pub(crate) erasures: Vec<Erasure>,
+    pub(crate) files: Vec<NewFile>,
+    /// Number of entries.
+    pub(crate) entries: usize,
+    /// The position in the log after the batch.
+    pub(crate) next_seq: u64,
+    pub(crate) end: LogPosition,
+}
+
+/// The connection, and what it has not applied.
+pub(crate) struct PeopleWriter {
+    conn: Connection,
+    record: [u8; 16],
+    in_transaction: bool,
+    /// Entries since the position was written.
+    since_position: usize,
+    /// Batches that are in the log, but that could not be committed here.
+    unapplied: Vec<LoggedBatch>,
+}
+
+impl PeopleWriter {
+    pub(crate) fn new(conn: Connection, record: [u8; 16]) -> Self {
+        let unapplied = Vec::new();
+        Self { conn, record, in_transaction: false, since_position: 0, unapplied }
+    }
+
+    pub(crate) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// Sets the id of a record that was created now.
+    pub(crate) fn set_record(&mut self, record: [u8; 16]) {
+        self.record = record;
+    }
+
+    fn begin(&mut self) -> Result<(), DbError> {
+        if !self.in_transaction {
+            run_sql(&self.conn, "BEGIN IMMEDIATE")?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    /// Rolls back, unless SQLite has done so already.
+    pub(crate) fn roll_back(&mut self) {
+        if self.in_transaction
+            && !self.conn.is_autocommit()
+            && let Err(error) = run_sql(&self.conn, "ROLLBACK")
+        {
+            tracing::error!(%error, "a failed transaction could not be rolled back");
+        }
+        self.in_transaction = false;
+    }
+
+    /// Runs a job in a savepoint, and adds its encoded changes to `changes`. Returns also the
+    /// members who have left. Sets `failed` if the whole batch must be rolled back.
+    pub(crate) fn run(
+        &mut self,
+        job: WriteJob,
+        heads: &dyn Heads,
+        now_ms: u64,
+        changes: &mut Vec<Vec<u8>>,
+        failed: &mut Option<StoreError>,
+    ) -> (RecordedJob, Vec<(ConversationId, Name)>) {
+        if failed.is_none() {
+            let begun = self.begin().and_then(|()| Ok(run_sql(&self.conn, "SAVEPOINT job")?));
+            *failed = begun.err().map(StoreError::from);
+        }
+        if let Some(error) = failed {
+            return (job(Err(error)), Vec::new());
+        }
+        let mut transaction = WriteTransaction::new(&self.conn, heads, now_ms);
+        let done = job(Ok(&mut transaction));
+        let WriteTransaction { changes: made, left, .. } = transaction;
+        let undone = if done.keep { Ok(()) } else { run_sql(&self.conn, "ROLLBACK TO job") };
+        if let Err(error) = undone.and_then(|()| run_sql(&self.conn, "RELEASE job")) {
+            *failed = Some(DbError::from(error).0);
+        }
+        if done.keep && !made.is_empty() {
+            changes.push(changes::encode(made));
+        }
+        (done, left)
+    }
+
+    /// Commits what a batch changed here, after the log is synced. Returns whether there was
+    /// anything. On an error, the batch is applied again by [`Self::catch_up`].
+    pub(crate) fn commit(&mut self, batch: LoggedBatch) -> Result<bool, StoreError> {
+        self.since_position += batch.entries;
+        let files = !batch.files.is_empty() || !batch.erasures.is_empty();
+        if !files && !self.in_transaction && self.since_position < POSITION_LAG {
+            return Ok(false);
+        }
+        let committed = self.try_commit(&batch).map(|()| true);
+        committed.map_err(|error| {
+            tracing::error!(%error, "people.db does not take what the log has; it is tried again");
+            self.roll_back();
+            self.unapplied.push(batch);
+            error.into()
+        })
+    }
+
+    fn try_commit(&mut self, batch: &LoggedBatch) -> Result<(), DbError> {
+        self.begin()?;
+        self.apply_files(batch)?;
+        self.reach(batch)
+    }
+
+    fn apply_files(&self, batch: &LoggedBatch) -> Result<(), DbError> {
+        for NewFile { conversation, n, user, file } in &batch.files {
+            files::insert(&self.conn, *conversation, *n, *user, file)?;
+        }
+        for erasure in &batch.erasures {
+            files::begin_erasure(&self.conn, erasure.conversation, erasure.n)?;
+        }
+        Ok(())
+    }
+
+    fn reach(&mut self, batch: &LoggedBatch) -> Result<(), DbError> {
+        let (record_id, position) = (self.record, batch.end);
+        set_position(
+            &self.conn,
+            &RecordPosition { record_id, next_seq: batch.next_seq, position },
+        )?;
+        run_sql(&self.conn, "COMMIT")?;
+        (self.in_transaction, self.since_position) = (false, 0);
+        Ok(())
+    }
+
+    /// Applies the changes of a batch that is in the log, before [`Self::commit`]. Applying them
+    /// twice has no effect.
+    pub(crate) fn apply_changes(&mut self, batch: &LoggedBatch) -> Result<(), DbError> {
+        self.begin()?;
+        for set in &batch.changes {
+            for change in changes::decode(set).map_err(StoreError::from)? {
+                apply::apply(&self.conn, &change)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a batch that is in the log, in a separate transaction.
+    pub(crate) fn apply(&mut self, batch: &LoggedBatch) -> Result<(), DbError> {
+        self.apply_changes(batch)?;
+        self.apply_files(batch)?;
+        self.reach(batch)
+    }
+
+    /// Whether batches could not be committed.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.unapplied.is_empty()
+    }
+
+    /// Applies the batches that could not be committed.
+    ///
+    /// # Errors
+    /// Nothing more may be recorded before this succeeds.
+    pub(crate) fn catch_up(&mut self) -> Result<(), StoreError> {
+        let unapplied = std::mem::take(&mut self.unapplied);
+        for (at, batch) in unapplied.iter().enumerate() {
+            if let Err(error) = self.apply(batch) {
+                self.roll_back();
+                self.unapplied = unapplied.into_iter().skip(at).collect();
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the position at the end.
+    pub(crate) fn settle(&mut self, next_seq: u64, end: LogPosition) -> Result<(), StoreError> {
+        self.catch_up()?;
+        let batch = LoggedBatch { next_seq, end, ..LoggedBatch::default() };
+        Ok(self.apply(&batch)?)
+    }
+}

@@ -1,0 +1,20 @@
+//! Tests of the store contract, and of the log alone.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    non_snake_case,
+    unreachable_pub
+)]
+
+mod common;
+mod conformance;
+mod record_duplicates;
+mod record_erasure;
+mod record_kill;
+mod record_rebuild;
