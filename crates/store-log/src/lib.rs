@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 mod contract;
+pub mod convert;
 mod database;
 mod entry_batch;
 mod entry_reader;

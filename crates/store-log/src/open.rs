@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::SystemTime;
 
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, broadcast};
@@ -12,6 +13,7 @@ use twinlock_core::id::ServerKey;
 use twinlock_store::StoreError;
 use twinlock_store::sequencer::Salts;
 
+use crate::convert;
 use crate::database::{self, DatabaseFile};
 use crate::entry_reader::EntryReader;
 use crate::error::DbError;
@@ -107,14 +109,20 @@ fn open_with(
     let index_conn = reader()?;
     let entries = EntryReader { index: &index_conn, tail: &tail, segments: &segments };
     check(&entries, expected, directory)?;
-    finish_erasures(&mut people, &mut words, &entries).map_err(fault)?;
+    finish_erasures(&mut people, &mut words, &entries, directory).map_err(fault)?;
+    forget_when_old(directory);
     let behind = entries.bytes_from(words.next_seq()).map_err(fault)?;
 
     let (commands, waiting) = mpsc::channel();
     let done = {
-        let commands = commands.clone();
+        let (commands, directory) = (commands.clone(), directory.to_path_buf());
         move |erased: &words::ErasedEntry| {
             let (conversation, n) = (erased.run.conversation, erased.n);
+            if let Err(error) = convert::forget_old_record(&directory) {
+                // The next start ends the erasure.
+                tracing::error!(%error, "the record before its conversion is not removed, and has erased entries");
+                return;
+            }
             let job = end_erasure(conversation, n);
             // If the recorder has ended, the next start ends the erasure.
             commands.send(RecorderCommand::Job(job)).ok();
@@ -326,14 +334,29 @@ fn finish_erasures(
     people: &mut PeopleWriter,
     words: &mut WordsWriter,
     entries: &EntryReader<'_>,
+    directory: &Path,
 ) -> Result<(), DbError> {
     for (conversation, n) in files::erasing(people.conn())? {
+        convert::forget_old_record(directory).map_err(|error| {
+            StoreError::Database(format!(
+                "the record before its conversion is not removed: {error}"
+            ))
+        })?;
         if let Some((run, _)) = entries.entry(conversation, n)? {
             words::erase(words, entries, &run, n)?;
         }
         files::end_erasure(people.conn(), conversation, n)?;
     }
     Ok(())
+}
+
+/// Removes the old record that a conversion has kept, if that is long ago.
+fn forget_when_old(directory: &Path) {
+    match convert::forget_when_old(directory, SystemTime::now()) {
+        Ok(true) => tracing::info!("the record before its conversion was removed, as announced"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the record before its conversion is not removed"),
+    }
 }
 
 /// A job that notes that an entry is overwritten.

@@ -48,6 +48,21 @@ pub enum OpenError {
         /// The server key of the identity in use.
         given: ServerKey,
     },
+    /// The file system has no room for the new form of a record beside the old one.
+    #[error(
+        "{} has {} MiB free, and the conversion of the record takes up to {} MiB; nothing was changed. Make room, and start again",
+        path.display(),
+        available.div_euclid(1024 * 1024),
+        needed.div_ceil(1024 * 1024)
+    )]
+    NoRoom {
+        /// The directory of both forms.
+        path: PathBuf,
+        /// Bytes that it takes at most.
+        needed: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
     /// An operation on a file or directory failed.
     #[error("{}: {error}", path.display())]
     File {

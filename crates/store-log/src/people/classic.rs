@@ -19,7 +19,7 @@ use crate::people::{WriteTransaction, credentials};
 use crate::row::{first, get_name, get_optional_name, get_uint, int};
 
 /// Columns that [`read_row`] reads.
-const COLUMNS: &str =
+pub(crate) const COLUMNS: &str =
     "k.name, k.user, k.conversation, k.form, k.salt, k.created_ms, k.state, k.mac, k.sealed";
 
 /// Writes a row, and replaces one of the same name.
@@ -28,8 +28,13 @@ fn write(
     key: &RowKey,
     row: &ClassicKeyRow,
 ) -> Result<(), DbError> {
+    transaction.apply(Change::ClassicKey(image(key, row)))
+}
+
+/// The row as the log keeps it.
+pub(crate) fn image(key: &RowKey, row: &ClassicKeyRow) -> ClassicKeyImage {
     let StoredClassicKey { name, user, conversation, form, salt, sealed, created_ms } = &row.key;
-    transaction.apply(Change::ClassicKey(ClassicKeyImage {
+    ClassicKeyImage {
         name: name.to_string(),
         user: user.to_string(),
         conversation: *conversation,
@@ -39,10 +44,10 @@ fn write(
         created_ms: *created_ms,
         state: u32::from(row.revoked),
         mac: row.mac(key).to_vec(),
-    }))
+    }
 }
 
-fn read_row(row: &Row<'_>) -> Result<(ClassicKeyRow, [u8; 32]), DbError> {
+pub(crate) fn read_row(row: &Row<'_>) -> Result<(ClassicKeyRow, [u8; 32]), DbError> {
     let form = ClassicScheme::from_number(row.get(3)?)
         .ok_or_else(|| StoreError::Damaged("a classic key is of no known form".into()))?;
     let revoked = ClassicKeyRow::is_revoked(row.get(6)?)?;

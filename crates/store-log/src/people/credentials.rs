@@ -23,8 +23,13 @@ pub(crate) fn write(
     key: &RowKey,
     row: &CredentialRow,
 ) -> Result<(), DbError> {
+    transaction.apply(Change::Credential(image(key, row)))
+}
+
+/// The row as the log keeps it.
+pub(crate) fn image(key: &RowKey, row: &CredentialRow) -> CredentialImage {
     let name = |name: &Option<Name>| name.as_ref().map(Name::to_string);
-    transaction.apply(Change::Credential(CredentialImage {
+    CredentialImage {
         cid: row.cid.clone(),
         user: name(&row.user),
         record: row.record.clone(),
@@ -36,7 +41,7 @@ pub(crate) fn write(
         state: row.state.number().into(),
         used_by: name(&row.used_by),
         mac: row.mac(key).to_vec(),
-    }))
+    }
 }
 
 /// Reads a row in the order of [`COLUMNS`], and its MAC.

@@ -14,6 +14,9 @@
 
 mod common;
 mod conformance;
+mod convert;
+mod convert_damaged;
+mod convert_kill;
 mod record_duplicates;
 mod record_erasure;
 mod record_kill;

@@ -1,4 +1,7 @@
 //! Helpers that the tests share.
+
+pub(crate) mod old_record;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
