@@ -181,7 +181,7 @@ impl Checkpointer {
     ///
     /// # Errors
     /// [`DbError`]. After a failed sync the kernel takes the pages for written, and another sync
-    /// would succeed. So the process must end, as after a failed sync of the log.
+    /// would succeed, although the disk lacks them. The log has what matters of them.
     pub(crate) fn checkpoint(&self) -> Result<(), DbError> {
         // A checkpoint syncs nothing while a reader keeps it from copying anything.
         file::sync_wal(&self.path).map_err(|error| {

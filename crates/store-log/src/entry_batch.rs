@@ -43,6 +43,15 @@ pub(crate) struct EntryBatch {
     bytes: usize,
 }
 
+/// Why entries were not added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AddError {
+    /// This append fails, and the batch continues.
+    Append(StoreError),
+    /// The whole batch is lost.
+    Batch(StoreError),
+}
+
 /// What entries are checked against.
 #[derive(Clone, Copy)]
 pub(crate) struct RecordView<'a> {
@@ -78,7 +87,7 @@ impl EntryBatch {
     /// tail yet.
     ///
     /// # Errors
-    /// The whole batch is lost.
+    /// [`AddError`].
     pub(crate) fn add(
         &mut self,
         view: RecordView<'_>,
@@ -86,33 +95,57 @@ impl EntryBatch {
         cache: &mut HeadCache,
         entries: Vec<PreparedEntry>,
         now_ms: u64,
-    ) -> Result<Vec<Appended>, StoreError> {
-        let added =
-            entries.into_iter().map(|entry| self.add_one(view, before, cache, entry, now_ms));
-        Ok(added.collect::<Result<_, DbError>>()?)
+    ) -> Result<Vec<Appended>, AddError> {
+        // Before anything changes, so that an entry that cannot be read fails this append alone.
+        let mut recorded = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let found = self.recorded(view, before, cache, entry);
+            recorded.push(found.map_err(|error| AddError::Append(error.into()))?);
+        }
+        let lost = |error: DbError| AddError::Batch(error.into());
+        let added = entries.into_iter().zip(recorded).map(|(entry, recorded)| match recorded {
+            Some(answer) => Ok(answer),
+            None => self.add_one(view, cache, entry, now_ms).map_err(lost),
+        });
+        added.collect()
+    }
+
+    /// The answer to an entry that is not recorded: its sender may not append, or its id was
+    /// recorded before.
+    fn recorded(
+        &self,
+        view: RecordView<'_>,
+        before: Option<&Self>,
+        cache: &mut HeadCache,
+        entry: &PreparedEntry,
+    ) -> Result<Option<Appended>, DbError> {
+        let (conversation, sender) = (entry.new.conversation, &entry.new.sender);
+        let member = cache.member(view.people, &view.entries, conversation, sender.user())?;
+        let Some((_, user)) = member else {
+            return self.refused(view, before, entry).map(Some);
+        };
+        // A revocation applies from its commit on, also to entries that were in the queue.
+        if let Sender::Classic(name, key) = sender
+            && !classic::may_append(view.people, key, name, conversation)?
+        {
+            return self.refused(view, before, entry).map(Some);
+        }
+        self.first(view, before, user, &entry.new.message_id)
     }
 
     fn add_one(
         &mut self,
         view: RecordView<'_>,
-        before: Option<&Self>,
         cache: &mut HeadCache,
         entry: PreparedEntry,
         now_ms: u64,
     ) -> Result<Appended, DbError> {
         let (conversation, sender) = (entry.new.conversation, &entry.new.sender);
         let member = cache.member(view.people, &view.entries, conversation, sender.user())?;
-        let Some((cached, user)) = member else {
-            return self.refused(view, before, &entry);
-        };
-        // A revocation applies from its commit on, also to entries that were in the queue.
-        if let Sender::Classic(name, key) = sender
-            && !classic::may_append(view.people, key, name, conversation)?
-        {
-            return self.refused(view, before, &entry);
-        }
-        if let Some(first) = self.first(view, before, user, &entry.new.message_id)? {
-            return Ok(first);
+        let Some((cached, user)) = member else { return Ok(not_recorded(None)) };
+        // Twice in one append.
+        if let Some(first) = self.receipt(user, &entry.new.message_id) {
+            return Ok(not_recorded(Some(first)));
         }
         let head = next_head(&cached.head, &entry, now_ms)?;
         cached.head = head;

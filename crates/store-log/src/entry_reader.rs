@@ -175,7 +175,8 @@ impl EntryReader<'_> {
             conversation,
             n,
             time_ms: entry.time_ms,
-            salt: (!entry.erased).then_some(entry.salt),
+            // A half overwritten one is not a salt any more.
+            salt: entry.body_matches().then_some(entry.salt),
             link: entry.link,
         }))
     }
@@ -248,29 +249,31 @@ impl EntryReader<'_> {
         Ok(EntryPage { link_after: page.link_after, head: head.n, entries: page.entries })
     }
 
-    /// Number of entries after number `after` that this user sent.
+    /// Number of entries after number `after`, up to `last`, that this user sent.
     pub(crate) fn own_after(
         &self,
         conversation: ConversationId,
         user: &Name,
         after: u64,
+        last: u64,
     ) -> Result<u64, DbError> {
         let (mut own, mut next) = (0, after + 1);
-        loop {
+        while next <= last {
             let runs = self.runs_from(conversation, next, RUNS)?;
-            let Some(last) = runs.last().map(RunPlace::last).filter(|last| *last >= next) else {
-                return Ok(own);
+            let Some(end) = runs.last().map(RunPlace::last).filter(|end| *end >= next) else {
+                break;
             };
             for place in runs {
                 for entry in self.run(&place)?.entries() {
                     let entry = entry.map_err(StoreError::from)?;
                     let sender = Sender::parse(&entry.sender);
                     let is_own = sender.is_ok_and(|sender| sender.user() == Some(user));
-                    own += u64::from(entry.n >= next && is_own);
+                    own += u64::from((next..=last).contains(&entry.n) && is_own);
                 }
             }
-            next = last + 1;
+            next = end + 1;
         }
+        Ok(own)
     }
 
     /// The newest entry of each conversation among the last `entries` of the record, newest first.

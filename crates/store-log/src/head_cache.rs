@@ -12,8 +12,8 @@ use crate::error::DbError;
 use crate::people::{conversations, members};
 
 /// Approximate maximum of cached conversations and senders, some 100 bytes each. Beyond it the
-/// cache is dropped.
-const MAX_CACHED: usize = 65_536;
+/// cache is dropped. Few in unit tests, so that they drop it often.
+const MAX_CACHED: usize = if cfg!(test) { 8 } else { 65_536 };
 
 /// Cached state of active conversations, including the changes of the current batch.
 #[derive(Default)]
@@ -43,11 +43,10 @@ impl HeadCache {
         *self = Self::default();
     }
 
-    /// Call this between batches.
-    pub(crate) fn stay_small(&mut self) {
-        if self.conversations.len() + self.senders > MAX_CACHED {
-            self.forget_all();
-        }
+    /// Whether the cache should be dropped. That is possible only while no batch is prepared or in
+    /// flight, because their heads are nowhere else.
+    pub(crate) fn is_large(&self) -> bool {
+        self.conversations.len() + self.senders > MAX_CACHED
     }
 
     /// The head of a conversation, with the changes of the current batch.

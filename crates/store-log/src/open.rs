@@ -111,21 +111,23 @@ fn open_with(
     check(&entries, expected, directory)?;
     finish_erasures(&mut people, &mut words, &entries, directory).map_err(fault)?;
     forget_when_old(directory);
+    // A position inside the last run leaves no later run, but entries.
     let behind = entries.bytes_from(words.next_seq()).map_err(fault)?;
+    let behind = behind.max(u64::from(words.next_seq() < log.next_seq()));
 
     let (commands, waiting) = mpsc::channel();
     let done = {
         let (commands, directory) = (commands.clone(), directory.to_path_buf());
         move |erased: &words::ErasedEntry| {
             let (conversation, n) = (erased.run.conversation, erased.n);
-            if let Err(error) = convert::forget_old_record(&directory) {
-                // The next start ends the erasure.
-                tracing::error!(%error, "the record before its conversion is not removed, and has erased entries");
-                return;
-            }
+            // If it fails, the next start ends the erasure.
+            convert::forget_old_record(&directory).map_err(|error| {
+                StoreError::Database(format!("the record before its conversion stays: {error}"))
+            })?;
             let job = end_erasure(conversation, n);
             // If the recorder has ended, the next start ends the erasure.
             commands.send(RecorderCommand::Job(job)).ok();
+            Ok(())
         }
     };
     let parts = FeederParts {

@@ -94,8 +94,9 @@ impl Heads for ReadView<'_> {
         conversation: ConversationId,
         user: &Name,
         after: u64,
+        last: u64,
     ) -> Result<u64, DbError> {
-        self.entries()?.own_after(conversation, user, after)
+        self.entries()?.own_after(conversation, user, after, last)
     }
 }
 

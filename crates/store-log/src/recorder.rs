@@ -19,7 +19,7 @@ use twinlock_core::id::{ConversationId, Link, Name, ServerKey};
 use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{AppendReply, Appended, Clock, Erased, Published, StoreError};
 
-use crate::entry_batch::{EntryBatch, RecordView};
+use crate::entry_batch::{AddError, EntryBatch, RecordView};
 use crate::entry_reader::EntryReader;
 use crate::error::DbError;
 use crate::head_cache::HeadCache;
@@ -130,6 +130,8 @@ pub(crate) struct RecorderState {
     /// Number of entries at which the next batch takes no more commands.
     batch_target: usize,
     durable_is_stated: bool,
+    /// When the newest batch was appended, or stating it durable was tried.
+    appended: Instant,
 }
 
 impl Default for RecorderState {
@@ -141,6 +143,7 @@ impl Default for RecorderState {
             idle: Vec::new(),
             batch_target: BATCH_MIN,
             durable_is_stated: false,
+            appended: Instant::now(),
         }
     }
 }
@@ -192,8 +195,9 @@ impl Heads for BatchHeads<'_> {
         conversation: ConversationId,
         user: &Name,
         after: u64,
+        last: u64,
     ) -> Result<u64, DbError> {
-        self.entries.own_after(conversation, user, after)
+        self.entries.own_after(conversation, user, after, last)
     }
 }
 
@@ -211,10 +215,7 @@ impl Recorder {
                 continue;
             }
             let mut prepared = self.prepare_batch(&mut batch);
-            // Its numbers continue those of the batch in flight.
-            if let Err(error) = self.finish_in_flight() {
-                prepared.failed.get_or_insert(error);
-            }
+            self.finish_before(&mut prepared);
             // With more commands in the queue, the next batch is prepared while this one syncs.
             // Otherwise the hand-over between two threads would only cost time.
             match commands.try_recv() {
@@ -252,7 +253,8 @@ impl Recorder {
         while next.is_none() {
             let received = match self.state.durable_is_stated {
                 true => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => commands.recv_timeout(IDLE),
+                // Other commands than appends do not postpone it.
+                false => commands.recv_timeout(IDLE.saturating_sub(self.state.appended.elapsed())),
             };
             match received {
                 Ok(command) => next = Some(command),
@@ -282,7 +284,10 @@ impl Recorder {
     fn state_durable(&mut self) {
         match self.log.lock().state_durable() {
             Ok(()) => self.state.durable_is_stated = true,
-            Err(error) => tracing::warn!(%error, "the log does not state that it is durable"),
+            Err(error) => {
+                tracing::warn!(%error, "the log does not state that it is durable");
+                self.state.appended = Instant::now();
+            }
         }
     }
 
@@ -292,8 +297,12 @@ impl Recorder {
         let mut prepared = self.state.idle.pop().unwrap_or_default();
         prepared.entries.begin(self.state.number);
         self.state.number += 1;
-        if self.tail.is_full() || self.people.is_behind() {
+        let is_large = self.state.cache.is_large();
+        if is_large || self.tail.is_full() || self.people.is_behind() {
             prepared.failed = self.finish_in_flight().err();
+        }
+        if is_large {
+            self.state.cache.forget_all();
         }
         let ready = self.tail.wait_for_room().and_then(|()| self.people.catch_up());
         prepared.failed = prepared.failed.or(ready.err());
@@ -314,10 +323,8 @@ impl Recorder {
         prepared: &mut PreparedBatch,
     ) -> PendingAnswer {
         // A batch with other writes has the transaction of `people.db` for itself.
-        if !matches!(command, RecorderCommand::Append(_))
-            && let Err(error) = self.finish_in_flight()
-        {
-            prepared.failed.get_or_insert(error);
+        if !matches!(command, RecorderCommand::Append(_)) {
+            self.finish_before(prepared);
         }
         let Self { people, index, segments, tail, state, .. } = self;
         let view = EntryReader { index, tail, segments };
@@ -331,8 +338,14 @@ impl Recorder {
                     (None, Ok(())) => {
                         let view = RecordView { people: people.conn(), entries: view };
                         let before = state.in_flight.as_ref().map(|batch| &batch.entries);
-                        let added = entries.add(view, before, &mut state.cache, new, now_ms);
-                        added.inspect_err(|error| *failed = Some(error.clone()))
+                        match entries.add(view, before, &mut state.cache, new, now_ms) {
+                            Ok(appended) => Ok(appended),
+                            Err(AddError::Append(error)) => Err(error),
+                            Err(AddError::Batch(error)) => {
+                                *failed = Some(error.clone());
+                                Err(error)
+                            }
+                        }
                     }
                 };
                 PendingAnswer::Append { appended, reply, room }
@@ -383,6 +396,14 @@ impl Recorder {
         self.state.in_flight = Some(prepared);
     }
 
+    /// Completes the batch before this one. If that fails, this one is lost too: its numbers
+    /// continue those of the other, and its other writes need the tables after it.
+    fn finish_before(&mut self, prepared: &mut PreparedBatch) {
+        if let Err(error) = self.finish_in_flight().and_then(|()| self.people.catch_up()) {
+            prepared.failed.get_or_insert(error);
+        }
+    }
+
     /// Waits for the batch in flight, if there is one.
     fn finish_in_flight(&mut self) -> Result<(), StoreError> {
         let Some(mut prepared) = self.state.in_flight.take() else { return Ok(()) };
@@ -417,7 +438,7 @@ impl Recorder {
             (log.next_seq(), log.end())
         };
         if let Some(AppendedBatch { next, end, runs, .. }) = appended {
-            self.state.durable_is_stated = false;
+            (self.state.durable_is_stated, self.state.appended) = (false, Instant::now());
             if count > 0 {
                 let (ids, heads) = entries.take_index();
                 self.tail.push(CommittedBatch { next_seq: next, end, runs, ids, heads });
@@ -440,10 +461,6 @@ impl Recorder {
             self.commits.send(published.into()).ok();
         }
         self.answer(answers, None, unapplied.as_ref());
-        // The cache has heads of the batch in flight that are nowhere else.
-        if self.state.in_flight.is_none() {
-            self.state.cache.stay_small();
-        }
         self.state.idle.push(PreparedBatch { entries, builder, ..PreparedBatch::default() });
         Ok(())
     }
@@ -487,7 +504,12 @@ fn erase(
 ) -> Result<Option<ErasedEntry>, StoreError> {
     let EraseCommand { conversation, n, .. } = *command;
     let Some((run, entry)) = entries.entry(conversation, n)? else { return Ok(None) };
-    if entry.erased || other.erasures.iter().any(|e| (e.conversation, e.n) == (conversation, n)) {
+    let begun = other.erasures.iter().any(|e| (e.conversation, e.n) == (conversation, n));
+    if begun || files::is_erasing(people, conversation, n)? {
+        // Its log record is there, and it is not complete: it waits for that, or tries it again.
+        return Ok(Some(ErasedEntry { run, n, erased: Erased { file: None } }));
+    }
+    if entry.erased {
         return Ok(None);
     }
     let file = files::of_entry(people, conversation, n)?;

@@ -169,9 +169,12 @@ impl IndexReader<'_> {
                  (SELECT max(seq) FROM runs WHERE seq <= ?1), 0)
              ORDER BY seq LIMIT ?2"
         ))?;
-        let runs = select.query_map(params![int(seq), limit(max)], get_run)?;
-        let contains = |run: &RunPlace| run.seq + u64::from(run.count) > seq;
-        Ok(runs.collect::<Result<Vec<_>, _>>()?.into_iter().filter(contains).collect())
+        // The first one may end before `seq`, which is not an entry then.
+        let runs = select.query_map(params![int(seq), limit(max.saturating_add(1))], get_run)?;
+        let mut runs = runs.collect::<Result<Vec<_>, _>>()?;
+        runs.retain(|run| run.seq + u64::from(run.count) > seq);
+        runs.truncate(max);
+        Ok(runs)
     }
 
     /// The newest runs, newest first, until they have `entries` entries.
@@ -250,4 +253,42 @@ fn get_run(row: &Row<'_>) -> rusqlite::Result<RunPlace> {
         position: LogPosition { segment: row.get(4)?, offset: row.get(5)? },
         length: row.get(6)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index__runs_by_sequence_begin_after_other_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = IndexWriter::open(dir.path(), [1; 16]).unwrap();
+        // Sequence 2 is another record than an entry.
+        let run = |seq: u64, first| RunPlace {
+            conversation: 1,
+            first,
+            count: 1,
+            seq,
+            position: LogPosition { segment: 1, offset: 64 },
+            length: 1,
+        };
+        let runs = [1, 3, 4, 5, 6].into_iter().zip(1..).map(|(seq, first)| run(seq, first));
+        let batch = CommittedBatch {
+            next_seq: 7,
+            end: LogPosition { segment: 1, offset: 99 },
+            runs: runs.collect(),
+            ids: Vec::new(),
+            heads: Vec::new(),
+        };
+        index.add([&batch]).unwrap();
+        let seqs = |from, max| -> Vec<_> {
+            let runs = IndexReader(index.conn()).runs_by_seq(from, max).unwrap();
+            runs.iter().map(|run| run.seq).collect()
+        };
+        assert_eq!(seqs(1, 3), [1, 3, 4]);
+        // A full page, although the first row that was read ends before it.
+        assert_eq!(seqs(2, 3), [3, 4, 5]);
+        assert_eq!(seqs(2, 9), [3, 4, 5, 6]);
+        assert_eq!(seqs(7, 9), [0_u64; 0]);
+    }
 }

@@ -8,8 +8,9 @@ use tempfile::TempDir;
 use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{InviteId, MessageId, Name, Sender, ServerKey};
 use twinlock_store::{
-    Accounts as _, Appended, Close as _, EntryLog as _, EntrySearch as _, InviteTerms, LOBBY,
-    NewEntry, Newest, PreparedInvite, ReadLimit, Registration, RowKey, StoredContent, UserRole,
+    Accounts as _, Appended, Close as _, Directory as _, EntryLog as _, EntrySearch as _,
+    InviteTerms, LOBBY, NewEntry, Newest, PreparedInvite, ReadLimit, Registration, RowKey,
+    StoredContent, UserRole,
 };
 
 use super::*;
@@ -192,4 +193,54 @@ async fn append__failed_syncs_lose_no_acknowledged_entry_or_order() {
     let page = store.read(LOBBY, 0, ReadLimit { entries: 10_000, ..ALL }).await.unwrap();
     assert_eq!(page.entries.len(), acked.len() + 1);
     assert_eq!(page.head, page.entries.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn append__numbers_stay_unique_while_the_cache_is_dropped() {
+    const ROOMS: u64 = 12;
+    const CALLS: u64 = 120;
+    let (_dir, path) = directory();
+    let store = with_ada(&path).await;
+    let ada = Name::new("ada").unwrap();
+    for room in 0..ROOMS - 1 {
+        let name = Name::new(&format!("room{room}")).unwrap();
+        store.create_room(&ada, &name, "").await.unwrap().unwrap();
+    }
+    // Many appends at a time, so that batches are prepared while others are in flight, and other
+    // writes between them.
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let (store, ada) = (store.clone(), ada.clone());
+            tokio::spawn(async move {
+                for call in 0..CALLS {
+                    let room = LOBBY + (task * 5 + call * 7) % ROOMS;
+                    let both = [room, LOBBY].map(|conversation| NewEntry {
+                        conversation,
+                        ..entry(&format!("{task} {call}"))
+                    });
+                    let answers = store.append(both.to_vec()).await.unwrap();
+                    assert!(answers.iter().all(|one| matches!(one, Appended::Recorded(_))));
+                    if call % 10 == task {
+                        store.mark_read(&ada, room, call).await.unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    // The replay of a lost index verifies every link.
+    std::fs::remove_file(path.join("index.db")).unwrap();
+    let store = LogStore::open(&path, options()).unwrap();
+    let mut entries = 0;
+    for room in LOBBY..LOBBY + ROOMS {
+        let limit = ReadLimit { entries: 10_000, ..ALL };
+        let page = store.read(room, 0, limit).await.unwrap();
+        assert_eq!(page.head, page.entries.len() as u64);
+        entries += page.head;
+    }
+    assert_eq!(entries, 8 * CALLS * 2);
 }

@@ -78,7 +78,7 @@ pub(crate) fn list(
         let mut one = get(heads, row, user)?;
         if one.joined {
             let after = one.read.max(one.head.saturating_sub(OWN_COUNTED));
-            one.own = heads.own_after(one.id, user, after)?;
+            one.own = heads.own_after(one.id, user, after, one.head)?;
         }
         list.push(one);
     }

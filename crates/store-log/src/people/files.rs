@@ -58,6 +58,17 @@ pub(crate) fn end_erasure(
     Ok(())
 }
 
+/// Whether an entry is to be overwritten.
+pub(crate) fn is_erasing(
+    conn: &Connection,
+    conversation: ConversationId,
+    n: u64,
+) -> Result<bool, DbError> {
+    let mut select =
+        conn.prepare_cached("SELECT 1 FROM erasing WHERE conversation = ?1 AND n = ?2")?;
+    Ok(select.exists(params![int(conversation), int(n)])?)
+}
+
 /// The entries that are to be overwritten.
 pub(crate) fn erasing(conn: &Connection) -> Result<Vec<(ConversationId, u64)>, DbError> {
     let mut select = conn.prepare_cached("SELECT conversation, n FROM erasing")?;

@@ -74,8 +74,8 @@ pub(crate) fn enter(
 
 /// Moves a read marker forward. Not in the log: it would keep all of them.
 ///
-/// `heads` must count only entries that are on disk, because a marker that exceeds the head after a
-/// power cut would hide the next entries.
+/// A marker that exceeds the head after a power cut would hide the next entries. `heads` may count
+/// entries of the current batch: this database is committed after they are on disk.
 pub(crate) fn mark_read(
     conn: &Connection,
     heads: &dyn Heads,

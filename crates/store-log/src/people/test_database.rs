@@ -29,8 +29,14 @@ impl Heads for NumberedHeads {
         Ok((n, if n == 0 { chain::link_0(key, id) } else { Link([9; 32]) }))
     }
 
-    fn own_after(&self, id: ConversationId, _: &Name, after: u64) -> Result<u64, DbError> {
+    fn own_after(
+        &self,
+        id: ConversationId,
+        _: &Name,
+        after: u64,
+        last: u64,
+    ) -> Result<u64, DbError> {
         let n = self.0.borrow().get(&id).copied().unwrap_or_default();
-        Ok(n.saturating_sub(after))
+        Ok(n.min(last).saturating_sub(after))
     }
 }

@@ -19,12 +19,13 @@ pub(crate) trait Heads {
         server_key: &ServerKey,
     ) -> Result<(u64, Link), DbError>;
 
-    /// Number of entries after number `after` that this user sent.
+    /// Number of entries after number `after`, up to `last`, that this user sent.
     fn own_after(
         &self,
         conversation: ConversationId,
         user: &Name,
         after: u64,
+        last: u64,
     ) -> Result<u64, DbError>;
 }
 

@@ -113,6 +113,11 @@ impl PeopleWriter {
         if !files && !self.in_transaction && self.since_position < POSITION_LAG {
             return Ok(false);
         }
+        if self.is_behind() {
+            // The position must not pass a batch that is not applied.
+            self.unapplied.push(batch);
+            return Err(StoreError::Database("people.db lacks an earlier batch".into()));
+        }
         let committed = self.try_commit(&batch).map(|()| true);
         committed.map_err(|error| {
             tracing::error!(%error, "people.db does not take what the log has; it is tried again");
@@ -194,5 +199,53 @@ impl PeopleWriter {
         self.catch_up()?;
         let batch = LoggedBatch { next_seq, end, ..LoggedBatch::default() };
         Ok(self.apply(&batch)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use twinlock_store::FileRef;
+
+    use super::*;
+    use crate::database::{DatabaseFile, position};
+    use crate::people::PEOPLE;
+
+    fn batch(next_seq: u64, files: u64) -> LoggedBatch {
+        let file = FileRef { hash: [7; 32], size: 1 };
+        let new = |n| NewFile { conversation: 1, n: next_seq * 10_000 + n, user: 1, file };
+        let end = LogPosition { segment: 1, offset: 64 };
+        LoggedBatch {
+            next_seq,
+            end,
+            files: (0..files).map(new).collect(),
+            entries: usize::try_from(files).unwrap(),
+            ..LoggedBatch::default()
+        }
+    }
+
+    #[test]
+    fn people_db__position_stays_before_a_batch_that_was_not_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = DatabaseFile::new(&PEOPLE, dir.path()).unwrap().writer().unwrap();
+        let limit = |people: &PeopleWriter, pages: u32| {
+            let sql = format!("PRAGMA max_page_count = {pages}");
+            people.conn().query_row(&sql, [], |_| Ok(())).unwrap();
+        };
+        let mut people = PeopleWriter::new(conn, [3; 16]);
+        people.commit(batch(2, 1)).unwrap();
+        limit(&people, 1);
+        assert_eq!(people.commit(batch(3, 2000)), Err(StoreError::Full));
+        assert!(people.is_behind());
+        // A later one would fit, and must wait.
+        assert!(people.commit(batch(4, 1)).is_err());
+        assert_eq!(position(people.conn()).unwrap().unwrap().next_seq, 2);
+        assert_eq!(people.catch_up(), Err(StoreError::Full));
+        limit(&people, u32::MAX - 1);
+        people.catch_up().unwrap();
+        assert!(!people.is_behind());
+        assert_eq!(position(people.conn()).unwrap().unwrap().next_seq, 4);
+        let files = "SELECT count(*) FROM files";
+        let files: i64 = people.conn().query_row(files, [], |row| row.get(0)).unwrap();
+        assert_eq!(files, 2002);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) struct ErasedEntry {
 }
 
 /// Reports a complete erasure to the recorder.
-pub(crate) type ErasureDone = Box<dyn Fn(&ErasedEntry) + Send>;
+pub(crate) type ErasureDone = Box<dyn Fn(&ErasedEntry) -> Result<(), StoreError> + Send>;
 
 enum WordsCommand {
     /// Entries were recorded.
@@ -144,11 +144,9 @@ impl Feeder {
             match received {
                 Ok(WordsCommand::Appended) => pause = IDLE,
                 Ok(WordsCommand::Erase(entry, reply)) => {
-                    let erased = self.erase(&entry).map(|()| Some(entry.erased.clone()));
-                    if erased.is_ok() {
-                        (self.parts.done)(&entry);
-                    }
-                    reply.send(erased.map_err(StoreError::from)).ok();
+                    let erased = self.erase(&entry).map_err(StoreError::from);
+                    let erased = erased.and_then(|()| (self.parts.done)(&entry));
+                    reply.send(erased.map(|()| Some(entry.erased))).ok();
                 }
                 Ok(WordsCommand::Close) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => pause = self.step(),

@@ -172,7 +172,8 @@ impl SearchSlice<'_> {
 
     /// Whether the text of an entry matches; an erased one has none.
     fn matches(&self, entry: &RunEntry) -> bool {
-        !entry.erased && self.query.matches(&file_body::text(entry.kind, &entry.body))
+        let query = &self.query;
+        entry.body_matches() && query.matches(&file_body::text(entry.kind, &entry.body))
     }
 
     /// The entry with this sequence, if it is in this conversation.
@@ -253,7 +254,7 @@ impl SearchSlice<'_> {
             // The words of an erased entry are gone from the index, so the second test is only a
             // safeguard.
             if let Some(entry) = self.entry(seq)?
-                && !entry.erased
+                && entry.body_matches()
                 && (!read || self.matches(&entry))
             {
                 self.take(entry);
