@@ -49,7 +49,10 @@ impl CommittedBatch {
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
     state: Mutex<TailState>,
+    /// There is work for the indexer, or room for the recorder.
     changed: Condvar,
+    /// The store closes. Apart, so that an indexer that collects entries is not woken by each commit.
+    closing: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -146,8 +149,11 @@ impl Tail {
                 }
             }
         }
+        let is_first = state.batches.is_empty();
         state.batches.push_back(Arc::new(batch));
-        self.changed.notify_all();
+        if is_first {
+            self.changed.notify_all();
+        }
     }
 
     /// Whether the recorder has to wait.
@@ -248,12 +254,13 @@ impl Tail {
     pub(crate) fn close(&self) {
         self.state().closing = true;
         self.changed.notify_all();
+        self.closing.notify_all();
     }
 
     /// Waits for this time, or until the tail is closing; whether it is.
     pub(crate) fn wait_closing(&self, time: Duration) -> bool {
         let state = self.state();
-        let waited = self.changed.wait_timeout_while(state, time, |state| !state.closing);
+        let waited = self.closing.wait_timeout_while(state, time, |state| !state.closing);
         waited.unwrap_or_else(PoisonError::into_inner).0.closing
     }
 
