@@ -13,6 +13,8 @@ use twinlock_store::{Appended, LOBBY};
 const CHILD: &str = "TWINLOCK_STORE_KILLED";
 /// Kills in `make test` and in `make torture`.
 const ROUNDS: [usize; 2] = [12, 500];
+/// Kills of one record, which is read as a whole after each.
+const ROUNDS_OF_RECORD: usize = 20;
 const TASKS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,9 +23,18 @@ async fn record__acked_entries_survive_a_kill() {
         record_until_killed(Path::new(&dir)).await;
         return;
     }
+    let mut rounds = ROUNDS[usize::from(full())];
+    while rounds > 0 {
+        let of_record = rounds.min(ROUNDS_OF_RECORD);
+        kill_and_check(of_record).await;
+        rounds -= of_record;
+    }
+}
+
+/// Kills a recording process this many times, and looks after each kill for what it acknowledged.
+async fn kill_and_check(rounds: usize) {
     let dir = tempfile::tempdir().unwrap();
     let mut acked: HashMap<(u64, u64), String> = HashMap::new();
-    let rounds = if full() { ROUNDS[1] } else { ROUNDS[0] };
     for round in 0..rounds {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "record_kill::record__acked_entries_survive_a_kill", "--nocapture"])
