@@ -71,7 +71,7 @@ impl EntryReader<'_> {
         n: u64,
         max: usize,
     ) -> Result<Vec<RunPlace>, DbError> {
-        let tail = self.tail.runs_from(conversation, n);
+        let tail = self.tail.runs_from(conversation, n, max);
         if tail.first().is_some_and(|run| run.first <= n) {
             return Ok(tail);
         }
@@ -90,7 +90,7 @@ impl EntryReader<'_> {
         n: u64,
         max: usize,
     ) -> Result<Vec<RunPlace>, DbError> {
-        let mut runs = self.tail.runs_back_from(conversation, n);
+        let mut runs = self.tail.runs_back_from(conversation, n, max);
         if runs.len() < max {
             let before = runs.last().map_or(n, |run| run.first.saturating_sub(1));
             runs.extend(self.index().runs_back_from(conversation, before, max)?);

@@ -133,20 +133,14 @@ impl Tail {
         for id in &batch.ids {
             state.ids.insert((id.user, id.message_id), (id.conversation, id.n));
         }
+        for (conversation, head) in &batch.heads {
+            let new = || TailConversation { runs: VecDeque::new(), head: *head };
+            state.conversations.entry(*conversation).or_insert_with(new).head = *head;
+        }
         for run in &batch.runs {
             state.runs.insert(run.seq, *run);
-        }
-        for (conversation, head) in &batch.heads {
-            let runs = batch.runs.iter().filter(|run| run.conversation == *conversation);
-            match state.conversations.get_mut(conversation) {
-                Some(known) => {
-                    known.runs.extend(runs);
-                    known.head = *head;
-                }
-                None => {
-                    let known = TailConversation { runs: runs.copied().collect(), head: *head };
-                    state.conversations.insert(*conversation, known);
-                }
+            if let Some(known) = state.conversations.get_mut(&run.conversation) {
+                known.runs.push_back(*run);
             }
         }
         let is_first = state.batches.is_empty();
@@ -269,20 +263,30 @@ impl Tail {
         self.state().conversations.get(&conversation).map(|known| known.head)
     }
 
-    /// The runs of a conversation that contain or follow entry `n`.
-    pub(crate) fn runs_from(&self, conversation: ConversationId, n: u64) -> Vec<RunPlace> {
+    /// Up to `max` runs of a conversation that contain or follow entry `n`.
+    pub(crate) fn runs_from(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+        max: usize,
+    ) -> Vec<RunPlace> {
         let state = self.state();
         let Some(known) = state.conversations.get(&conversation) else { return Vec::new() };
         let skip = known.runs.partition_point(|run| run.last() < n);
-        known.runs.iter().skip(skip).copied().collect()
+        known.runs.iter().skip(skip).take(max).copied().collect()
     }
 
-    /// The runs of a conversation that contain or precede entry `n`, newest first.
-    pub(crate) fn runs_back_from(&self, conversation: ConversationId, n: u64) -> Vec<RunPlace> {
+    /// Up to `max` runs of a conversation that contain or precede entry `n`, newest first.
+    pub(crate) fn runs_back_from(
+        &self,
+        conversation: ConversationId,
+        n: u64,
+        max: usize,
+    ) -> Vec<RunPlace> {
         let state = self.state();
         let Some(known) = state.conversations.get(&conversation) else { return Vec::new() };
         let take = known.runs.partition_point(|run| run.first <= n);
-        known.runs.iter().take(take).rev().copied().collect()
+        known.runs.iter().take(take).rev().take(max).copied().collect()
     }
 
     /// The run that contains this sequence.
@@ -389,16 +393,18 @@ mod tests {
         tail.push(batch(6, 5, 14, 2));
         assert_eq!(tail.head(5).unwrap().n, 15);
         let firsts = |runs: Vec<RunPlace>| runs.iter().map(|run| run.first).collect::<Vec<_>>();
-        assert_eq!(firsts(tail.runs_from(5, 13)), [10, 14]);
-        assert_eq!(firsts(tail.runs_from(5, 14)), [14]);
-        assert_eq!(firsts(tail.runs_back_from(5, 14)), [14, 10]);
-        assert_eq!(firsts(tail.runs_back_from(5, 13)), [10]);
+        assert_eq!(firsts(tail.runs_from(5, 13, 9)), [10, 14]);
+        assert_eq!(firsts(tail.runs_from(5, 14, 9)), [14]);
+        assert_eq!(firsts(tail.runs_back_from(5, 14, 9)), [14, 10]);
+        assert_eq!(firsts(tail.runs_back_from(5, 13, 9)), [10]);
+        assert_eq!(firsts(tail.runs_from(5, 13, 1)), [10]);
+        assert_eq!(firsts(tail.runs_back_from(5, 14, 1)), [14]);
         assert_eq!(firsts(tail.newest_runs(3)), [14, 1]);
         assert_eq!(tail.run_of(4).unwrap().first, 10);
         assert_eq!(tail.run_of(0), None);
         assert_eq!(tail.oldest(4).len(), 1);
         tail.indexed(1);
-        assert_eq!(firsts(tail.runs_from(5, 1)), [14]);
+        assert_eq!(firsts(tail.runs_from(5, 1, 9)), [14]);
         assert_eq!(tail.run_of(4), None);
         tail.indexed(2);
         assert!(tail.head(5).is_none() && tail.head(6).is_none());
