@@ -5,11 +5,13 @@ mod file;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params};
 use rusqlite_migration::{M, Migrations, SchemaVersion};
 use twinlock_store::StoreError;
 
@@ -17,6 +19,8 @@ use crate::error::DbError;
 use crate::log::LogPosition;
 use crate::open_error::OpenError;
 use crate::row::{get_uint, int};
+
+pub(crate) use file::open as open_file;
 
 /// Page cache of each reading connection, KiB.
 const READER_CACHE: i64 = 512;
@@ -85,6 +89,7 @@ pub(crate) struct DatabaseFile {
     kind: &'static DatabaseKind,
     path: PathBuf,
     directory: PathBuf,
+    sync_failed: Arc<AtomicBool>,
 }
 
 impl DatabaseFile {
@@ -94,7 +99,8 @@ impl DatabaseFile {
     pub(crate) fn new(kind: &'static DatabaseKind, directory: &Path) -> Result<Self, OpenError> {
         let directory = fs::canonicalize(directory)
             .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
-        Ok(Self { kind, path: directory.join(kind.file), directory })
+        let sync_failed = Arc::default();
+        Ok(Self { kind, path: directory.join(kind.file), directory, sync_failed })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -123,8 +129,7 @@ impl DatabaseFile {
         let migrations = Migrations::from_slice(self.kind.schema);
         let had_wal = file::has_wal(path);
         let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
-        let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
-        conn.set_db_config(no_checkpoint, true).map_err(sqlite)?;
+        leave_wal(&conn, true).map_err(sqlite)?;
         // SQLite opens a file without write permission read-only, and reports no error.
         if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
             return Err(fault(io::ErrorKind::PermissionDenied.into()));
@@ -144,7 +149,7 @@ impl DatabaseFile {
         // For the WAL's directory entry: SQLite syncs the directory with `fdatasync`, which is not
         // enough on some file systems.
         file::sync_directory(path).map_err(fault)?;
-        conn.set_db_config(no_checkpoint, false).map_err(sqlite)?;
+        leave_wal(&conn, false).map_err(sqlite)?;
         Ok(conn)
     }
 
@@ -156,8 +161,20 @@ impl DatabaseFile {
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
         // If a connection checkpoints when it closes, it is the writer's.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        Ok(Checkpointer { path: self.path.clone(), conn })
+        Ok(Checkpointer { path: self.path.clone(), conn, sync_failed: self.sync_failed.clone() })
     }
+
+    /// Whether a sync of this database has failed. From then on its WAL must stay as it is.
+    pub(crate) fn sync_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) use file::has_wal;
+
+/// Whether the connection leaves the WAL as it is when it closes, as after a start that is refused.
+pub(crate) fn leave_wal(conn: &Connection, leaves: bool) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leaves).map(drop)
 }
 
 /// Opens a connection that only reads. `path` has no symbolic link.
@@ -168,11 +185,69 @@ pub(crate) fn reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
+/// Opens a database that no server has open, and leaves its files as they are. What its WAL has is
+/// seen. Several processes can do it at the same time.
+///
+/// # Errors
+/// [`OpenError::Newer`]; another [`OpenError`] for a file that is not this database.
+pub(crate) fn examine(kind: &DatabaseKind, directory: &Path) -> Result<Connection, OpenError> {
+    let path = directory.join(kind.file);
+    file::check(&path)?;
+    let had_wal = file::has_wal(&path);
+    let fault = |error: rusqlite::Error| OpenError::Database {
+        path: path.clone(),
+        problem: DbError::from(error).to_string(),
+    };
+    let conn = if had_wal { beside_wal(&path) } else { unchanged(&path) }.map_err(fault)?;
+    let migrations = Migrations::from_slice(kind.schema);
+    let schema = migrations
+        .current_version(&conn)
+        .map_err(|error| OpenError::Database { path: path.clone(), problem: error.to_string() })?;
+    if let SchemaVersion::Outside(found) = schema {
+        let (found, known) = (found.get(), kind.schema.len());
+        return Err(OpenError::Newer { path, found, known });
+    }
+    match problem(&conn, schema, false, kind).map_err(fault)? {
+        Some(problem) => Err(OpenError::Database { path, problem }),
+        None => Ok(conn),
+    }
+}
+
+/// Opens a database with a WAL. A connection that shares it would create its index (`-shm`) and lock
+/// files, which the lock of the record replaces. An exclusive one keeps the index in memory.
+fn beside_wal(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let conn = Connection::open_with_flags_and_vfs(path, flags, "unix-none")?;
+    conn.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(conn)
+}
+
+/// Opens a database without a WAL that no process changes. `immutable` keeps SQLite from creating
+/// one.
+pub(crate) fn unchanged(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    Connection::open_with_flags(uri + "?immutable=1", flags)
+}
+
 /// Makes commits of the writer durable, from another thread.
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     path: PathBuf,
     conn: Connection,
+    sync_failed: Arc<AtomicBool>,
 }
 
 impl Checkpointer {
@@ -181,15 +256,28 @@ impl Checkpointer {
     ///
     /// # Errors
     /// [`DbError`]. After a failed sync the kernel takes the pages for written, and another sync
-    /// would succeed, although the disk lacks them. The log has what matters of them.
+    /// would succeed, although the disk lacks them. So every later call fails: the WAL keeps all
+    /// pages until a start copies them again. SQLite remembers until then which ones it has copied.
     pub(crate) fn checkpoint(&self) -> Result<(), DbError> {
+        let failed = |problem: String| {
+            self.sync_failed.store(true, Ordering::Relaxed);
+            let path = self.path.display();
+            DbError::from(StoreError::Database(format!("{path} was not synced: {problem}")))
+        };
+        if self.sync_failed.load(Ordering::Relaxed) {
+            return Err(failed("an earlier sync has failed".into()));
+        }
         // A checkpoint syncs nothing while a reader keeps it from copying anything.
-        file::sync_wal(&self.path).map_err(|error| {
-            StoreError::Database(format!(
-                "{}: its WAL was not synced: {error}",
-                self.path.display()
-            ))
-        })?;
+        file::sync_wal(&self.path).map_err(|error| failed(error.to_string()))?;
+        self.copy().map_err(|error| match error.sqlite_error() {
+            Some(code) if code.extended_code == ffi::SQLITE_IOERR_FSYNC => {
+                failed(error.to_string())
+            }
+            _ => error.into(),
+        })
+    }
+
+    fn copy(&self) -> rusqlite::Result<()> {
         let frames: i64 = self
             .conn
             .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?

@@ -291,8 +291,15 @@ impl EntryReader<'_> {
             if !seen.insert(place.conversation) {
                 continue;
             }
-            let Some((_, entry)) = self.entry(place.conversation, place.last())? else {
-                return Err(gap(place.conversation, place.last()));
+            let entry = match self.entry(place.conversation, place.last()) {
+                Ok(Some((_, entry))) => entry,
+                Ok(None) => return Err(gap(place.conversation, place.last())),
+                // A read of the conversation reports it; the others are served.
+                Err(DbError(StoreError::Damaged(problem))) => {
+                    tracing::error!(problem, "the newest entry of a conversation is damaged");
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             newest.push(Newest {
                 seq: place.seq + u64::from(place.count) - 1,

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
+mod check;
 mod contract;
 pub mod convert;
 mod database;
@@ -30,6 +31,9 @@ mod sync_thread;
 mod tail;
 mod words;
 
+pub use check::{
+    CheckKeys, CheckProgress, Finding, RecordReport, RecordState, check_record, examine_record,
+};
 pub use open_error::OpenError;
 pub use options::{Expected, StoreOptions};
 pub use record_lock::RecordLock;

@@ -56,6 +56,8 @@ fn open_with(
         path: directory.to_path_buf(),
         problem: error.to_string(),
     };
+    log::create_directory(directory, &log_options.faults)
+        .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
     let people_file = DatabaseFile::new(&PEOPLE, directory)?;
     let (people, record) = open_people(directory, &people_file)?;
     let people_at = database::position(&people).map_err(fault)?;
@@ -100,6 +102,7 @@ fn open_with(
     people.set_record(record_id);
     index.set_record(record_id);
     lobby(&mut log, &mut people, &server_key, clock(), directory)?;
+    convert::refuse_older_programs(directory)?;
     people.settle(log.next_seq(), log.end()).map_err(|error| fault(error.into()))?;
 
     let (tail, segments) = (Arc::new(Tail::default()), log.segments());
@@ -109,6 +112,8 @@ fn open_with(
     let index_conn = reader()?;
     let entries = EntryReader { index: &index_conn, tail: &tail, segments: &segments };
     check(&entries, expected, directory)?;
+    // Until here a refused start leaves the accounts as they are.
+    database::leave_wal(people.conn(), false).map_err(|error| fault(error.into()))?;
     finish_erasures(&mut people, &mut words, &entries, directory).map_err(fault)?;
     forget_when_old(directory);
     // A position inside the last run leaves no later run, but entries.
@@ -174,8 +179,14 @@ fn open_with(
         words: handle,
         salts: Salts::default(),
         commits,
-        people: people_file,
-        threads: Mutex::new(Some(Threads { recorder, words, indexer, lock: lock.clone() })),
+        people: people_file.clone(),
+        threads: Mutex::new(Some(Threads {
+            recorder,
+            words,
+            indexer,
+            people: people_file,
+            lock: lock.clone(),
+        })),
     }))
 }
 
@@ -185,11 +196,15 @@ fn open_people(
     file: &DatabaseFile,
 ) -> Result<(Connection, Option<[u8; 16]>), OpenError> {
     let record = log::record_id(directory)?;
+    let had_wal = database::has_wal(file.path());
     let people = file.writer()?;
-    let at = database::position(&people).map_err(|error| OpenError::Database {
+    let fault = |error: DbError| OpenError::Database {
         path: file.path().to_path_buf(),
         problem: error.to_string(),
-    })?;
+    };
+    // An empty one goes with a refused start, as it came.
+    database::leave_wal(&people, had_wal).map_err(|error| fault(error.into()))?;
+    let at = database::position(&people).map_err(fault)?;
     let Some(at) = at else { return Ok((people, record)) };
     let fits = match record {
         Some(record) if record == at.record_id => {
@@ -200,6 +215,8 @@ fn open_people(
     if fits {
         return Ok((people, record));
     }
+    // A segment that is missing or foreign is the better reason.
+    log::check_files(directory)?;
     Err(OpenError::Damaged {
         path: file.path().to_path_buf(),
         directory: directory.to_path_buf(),

@@ -11,7 +11,7 @@ use twinlock_core::id::ServerKey;
 use twinlock_store::sequencer::Salts;
 use twinlock_store::{Bounds, Published, RowKey, StoreError};
 
-use crate::database::DatabaseFile;
+use crate::database::{self, DatabaseFile};
 use crate::error::DbError;
 use crate::index::Indexer;
 use crate::open;
@@ -38,6 +38,7 @@ pub(crate) struct Threads {
     pub(crate) recorder: JoinHandle<(Result<(), StoreError>, PeopleWriter)>,
     pub(crate) words: WordsFeeder,
     pub(crate) indexer: Indexer,
+    pub(crate) people: DatabaseFile,
     /// Released last.
     pub(crate) lock: Arc<RecordLock>,
 }
@@ -50,6 +51,12 @@ impl Threads {
             Err(_) => (Err(StoreError::Database("the recorder failed".into())), None),
         };
         let (words, indexer) = (self.words.join(), self.indexer.join());
+        if self.people.sync_failed()
+            && let Some(people) = &people
+            && let Err(error) = database::leave_wal(people.conn(), true)
+        {
+            tracing::error!(%error, "the WAL of people.db is copied without what it lacks");
+        }
         drop(people);
         drop(self.lock);
         recorder.and(words).and(indexer)

@@ -22,6 +22,8 @@ use twinlock_store::RowKey;
 use crate::open_error::OpenError;
 use crate::options::Expected;
 use old_record::OldRecord;
+pub use room::Room;
+pub(crate) use switch::refuse_older_programs;
 pub use switch::{KEPT_FOR, forget_old_record, forget_when_old};
 use switch::{Place, RecordPaths};
 
@@ -81,13 +83,28 @@ enum Step {
 /// Called after each step.
 type Hook<'h> = &'h mut dyn FnMut(Step) -> Result<(), OpenError>;
 
-/// Whether [`convert`] has anything to do. Changes nothing.
+/// Whether there is an old record, or a conversion to complete. Changes nothing.
 ///
 /// # Errors
 /// [`OpenError`] if the files contradict each other or cannot be read.
 pub fn is_due(database: &Path, directory: &Path) -> Result<bool, OpenError> {
     let paths = RecordPaths::new(database, directory)?;
-    Ok(!matches!(paths.place()?, Place::Nothing | Place::Done))
+    Ok(matches!(paths.place()?, Place::Old | Place::Replaced))
+}
+
+/// What the conversion of an old record takes. `None`: there is none, or the new one is built.
+///
+/// # Errors
+/// As [`is_due`].
+pub fn room_for(database: &Path, directory: &Path) -> Result<Option<Room>, OpenError> {
+    let paths = RecordPaths::new(database, directory)?;
+    match paths.place()? {
+        Place::Old => room::room(&paths).map(Some),
+        Place::Lost => {
+            Err(paths.damaged(&paths.directory, "the record was converted, and is missing"))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Converts the record in `database` (`DIR/record.db`) into the log in `directory` (`DIR/record`),
@@ -96,8 +113,8 @@ pub fn is_due(database: &Path, directory: &Path) -> Result<bool, OpenError> {
 /// The old record stays as `record.db.before-log` until [`forget_old_record`]. In its place is a
 /// file that older programs refuse.
 ///
-/// The caller holds the old record's lock, and takes the lock of `directory` afterwards. `expected`:
-/// entries that were acknowledged, as known from elsewhere.
+/// The caller holds the [`RecordLock`](crate::RecordLock) of `directory`, which excludes programs that
+/// know only the old form. `expected`: entries that were acknowledged, as known from elsewhere.
 ///
 /// # Errors
 /// [`OpenError::Damaged`] if an entry, a row or a count of the old record does not verify;
@@ -136,6 +153,9 @@ fn convert_with(
 ) -> Result<Converted, OpenError> {
     match paths.place()? {
         Place::Nothing | Place::Done => Ok(Converted::default()),
+        Place::Lost => {
+            Err(paths.damaged(&paths.directory, "the record was converted, and is missing"))
+        }
         Place::Replaced => {
             paths.rename_new(hook)?;
             Ok(Converted { resumed: true, ..Converted::default() })

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use rustix::fs::OFlags;
 use twinlock_store::StoreError;
 
+use crate::database;
 use crate::error::DbError;
 use crate::file_names::{wal, with_suffix};
 use crate::open_error::OpenError;
@@ -43,7 +44,8 @@ impl OldRecord {
         check_files(path)?;
         rewrite_wal(path).map_err(|error| OpenError::File { path: wal(path), error })?;
         let sqlite = |error: rusqlite::Error| fault(path, error.into());
-        let conn = if had_wal { with_wal(path) } else { alone(path) }.map_err(sqlite)?;
+        let conn =
+            if had_wal { with_wal(path) } else { database::unchanged(path) }.map_err(sqlite)?;
         let schema = || -> rusqlite::Result<(u32, i64)> {
             conn.pragma_update(None, "trusted_schema", false)?;
             conn.pragma_update(None, "cache_size", -CACHE)?;
@@ -229,20 +231,4 @@ fn with_wal(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, flags)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(conn)
-}
-
-/// Without a WAL the database is all, and `immutable` keeps SQLite from creating one.
-fn alone(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI;
-    let mut uri = "file:".to_owned();
-    for byte in path.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
-            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
-            byte => uri.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    Connection::open_with_flags(uri + "?immutable=1", flags)
 }

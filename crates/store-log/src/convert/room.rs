@@ -12,14 +12,28 @@ const MIB: u64 = 1024 * 1024;
 /// What remains free at least, so that a server can run afterwards.
 const RESERVE: u64 = 16 * MIB;
 
+/// What a conversion takes, and what there is, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What it takes at most.
+    pub needed: u64,
+    /// What is free.
+    pub available: u64,
+}
+
 /// Fails if the conversion could run out of space.
 pub(super) fn check(paths: &RecordPaths) -> Result<(), OpenError> {
+    let Room { needed, available } = room(paths)?;
+    enough(paths.parent(), needed, available)
+}
+
+pub(super) fn room(paths: &RecordPaths) -> Result<Room, OpenError> {
     let size = |path: &_| fs::symlink_metadata(path).map_or(0, |meta| meta.len());
     let needed = needed(size(&paths.database) + size(&wal(&paths.database)));
     let parent = paths.parent();
     let available =
         available(parent).map_err(|error| OpenError::File { path: parent.to_path_buf(), error })?;
-    enough(parent, needed, available)
+    Ok(Room { needed, available })
 }
 
 fn enough(parent: &Path, needed: u64, available: u64) -> Result<(), OpenError> {

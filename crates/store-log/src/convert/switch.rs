@@ -52,7 +52,7 @@ pub(super) struct RecordPaths {
     /// `record.db.new`, which becomes `record.db`.
     replacement: PathBuf,
     /// `record`.
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     /// `record.new`.
     pub(super) new: PathBuf,
 }
@@ -68,6 +68,8 @@ pub(super) enum Place {
     Replaced,
     /// The new form is in its place.
     Done,
+    /// The new form was there, and is missing.
+    Lost,
 }
 
 impl RecordPaths {
@@ -100,24 +102,18 @@ impl RecordPaths {
     /// Which form is there.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`] if both forms could count, or none.
+    /// [`OpenError::Damaged`] if both forms could count, or the file is no database.
     pub(super) fn place(&self) -> Result<Place, OpenError> {
         let version = schema(&self.database).map_err(|error| self.fault(&self.database, error))?;
         let new = |directory: &Path| Ok::<_, OpenError>(log::record_id(directory)?.is_some());
-        let damaged = |path: &Path, problem: &str| OpenError::Damaged {
-            path: path.to_path_buf(),
-            directory: self.parent().to_path_buf(),
-            problem: problem.into(),
-        };
+        let damaged = |path: &Path, problem: &str| self.damaged(path, problem);
         match version {
             Schema::NoDatabase => Err(damaged(&self.database, "it is not a database")),
             Schema::Missing if !has_wal(&self.database) => Ok(Place::Nothing),
             Schema::Missing => Err(damaged(&self.database, "it is missing, and its WAL is there")),
             Schema::Version(REPLACED) if new(&self.directory)? => Ok(Place::Done),
             Schema::Version(REPLACED) if new(&self.new)? => Ok(Place::Replaced),
-            Schema::Version(REPLACED) => {
-                Err(damaged(&self.directory, "the record was converted, and is missing"))
-            }
+            Schema::Version(REPLACED) => Ok(Place::Lost),
             Schema::Version(found) if found > REPLACED => Err(OpenError::Newer {
                 path: self.database.clone(),
                 found: usize::try_from(found).unwrap_or(usize::MAX),
@@ -131,19 +127,13 @@ impl RecordPaths {
         }
     }
 
-    /// Whether the directory of the new record has more than a lock.
+    /// Whether the directory of the new record has anything.
     fn is_occupied(&self) -> Result<bool, OpenError> {
-        let fault = |error| self.fault(&self.directory, error);
-        let items = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            items => items.map_err(fault)?,
-        };
-        for item in items {
-            if item.map_err(fault)?.file_name() != "lock" {
-                return Ok(true);
-            }
+        match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.fault(&self.directory, error)),
+            Ok(mut items) => Ok(items.next().is_some()),
         }
-        Ok(false)
     }
 
     /// Removes what an interrupted conversion has left. The old form counts.
@@ -184,8 +174,7 @@ impl RecordPaths {
 
     /// Gives the new record its name.
     pub(super) fn rename_new(&self, hook: Hook<'_>) -> Result<(), OpenError> {
-        // Left by a process that took the lock and ended. Not recursive: nothing else is removed.
-        self.remove(&self.directory.join("lock"))?;
+        // An empty directory. Not recursive: nothing else is removed.
         match fs::remove_dir(&self.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(self.fault(&self.directory, error));
@@ -260,9 +249,29 @@ impl RecordPaths {
         }
     }
 
+    pub(super) fn damaged(&self, path: &Path, problem: &str) -> OpenError {
+        let (path, directory) = (path.to_path_buf(), self.parent().to_path_buf());
+        OpenError::Damaged { path, directory, problem: problem.into() }
+    }
+
     fn fault(&self, path: &Path, error: io::Error) -> OpenError {
         OpenError::File { path: path.to_path_buf(), error }
     }
+}
+
+/// Writes a `record.db` beside the record in `directory`, if there is none: an older program, which
+/// knows no other form, would begin a new record.
+pub(crate) fn refuse_older_programs(directory: &Path) -> Result<(), OpenError> {
+    let paths = RecordPaths::new(&directory.with_file_name("record.db"), directory)?;
+    let fault = |error| paths.fault(&paths.database, error);
+    match schema(&paths.database).map_err(fault)? {
+        Schema::Missing if !has_wal(&paths.database) => {}
+        _ => return Ok(()),
+    }
+    paths.remove(&paths.replacement)?;
+    paths.write_replacement()?;
+    fs::rename(&paths.replacement, &paths.database).map_err(fault)?;
+    sync_directory(paths.parent())
 }
 
 /// Removes the old record that the conversion of the record in `directory` has kept, and returns

@@ -24,6 +24,12 @@ pub(crate) fn prepare(path: &Path) -> Result<(), OpenError> {
     check_magic(path)
 }
 
+/// Checks the database and its companion files. Changes nothing.
+pub(crate) fn check(path: &Path) -> Result<(), OpenError> {
+    check_companions(path)?;
+    check_magic(path)
+}
+
 /// Opens a regular file without following a symbolic link.
 pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     // Without NONBLOCK, opening a FIFO would block the start.

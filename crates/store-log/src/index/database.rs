@@ -177,6 +177,15 @@ impl IndexReader<'_> {
         Ok(runs)
     }
 
+    /// Up to `max` rows of the runs after this sequence.
+    pub(crate) fn runs_after(self, seq: u64, max: usize) -> Result<Vec<RunPlace>, DbError> {
+        let mut select = self.0.prepare_cached(&format!(
+            "SELECT {RUN} FROM runs WHERE seq > ?1 ORDER BY seq LIMIT ?2"
+        ))?;
+        let runs = select.query_map(params![int(seq), limit(max)], get_run)?;
+        Ok(runs.collect::<Result<_, _>>()?)
+    }
+
     /// The newest runs, newest first, until they have `entries` entries.
     pub(crate) fn newest_runs(self, entries: usize) -> Result<Vec<RunPlace>, DbError> {
         let mut select =

@@ -65,9 +65,20 @@ fn run(mut index: IndexWriter, tail: &Tail, people: &DatabaseFile) {
             }
             IndexerWork::Checkpoint => {
                 checkpointed = Instant::now();
-                if let Err(error) = checkpoint(&mut checkpointer, people) {
-                    tracing::warn!(%error, "people.db is not durable yet; the log has its changes");
-                    tail.people_changed();
+                if people.sync_failed() {
+                    continue;
+                }
+                match checkpoint(&mut checkpointer, people) {
+                    Ok(()) => {}
+                    Err(error) if people.sync_failed() => tracing::error!(
+                        %error,
+                        "people.db is not made durable any more until the server starts again; the \
+                         log has its changes"
+                    ),
+                    Err(error) => {
+                        tracing::warn!(%error, "people.db is not durable yet; the log has its changes");
+                        tail.people_changed();
+                    }
                 }
             }
             IndexerWork::End => return,

@@ -9,7 +9,7 @@ use super::block::{
     Block, CHANGE, ENTRY_HEAD, ERASURE, Erasure, RUN, RUN_BYTES, RUN_ENTRIES, RUN_HEAD, SALT,
 };
 use super::error::LogError;
-use super::format::{BATCH_HEAD_LEN, BatchHeader};
+use super::format::{BATCH_HEAD_LEN, BatchHeader, SegmentHeader};
 use super::run::{ERASED, RunPlace};
 
 /// Most bytes of a batch. A recorder stays far below it.
@@ -204,11 +204,12 @@ impl BatchBuilder {
         Err(LogError::Failed(problem.unwrap_or_default().into()))
     }
 
-    /// Writes the header for this place, and returns it with the batch's bytes.
+    /// Writes the header for this place, and returns it with the batch's bytes up to the end of a
+    /// page.
     pub(crate) fn seal(
         &mut self,
         first: u64,
-        segment_id: &[u8; 16],
+        segment: &SegmentHeader,
         offset: u32,
     ) -> Result<(BatchHeader, &[u8]), LogError> {
         let length = self.length()?;
@@ -219,8 +220,9 @@ impl BatchBuilder {
         let (records, checksum) = (self.records(), checksum.finalize());
         let header = BatchHeader { length, checksum, records, first, closed: false };
         if let Some(place) = self.bytes.first_chunk_mut() {
-            *place = header.encode(segment_id, offset);
+            *place = header.encode(&segment.id, offset);
         }
+        segment.pad(offset, &mut self.bytes);
         Ok((header, &self.bytes))
     }
 

@@ -59,11 +59,22 @@ fn begun_segment(
     options: &LogOptions,
 ) -> Option<(LogFile, SegmentHeader)> {
     let file = LogFile::open_writable(&spare_path(directory), &options.faults).ok()?;
+    let header = first_header(&file, record_id)?;
+    Some((file, header))
+}
+
+/// Whether a first start was cut short before the first segment had its name. Changes nothing.
+pub(crate) fn is_begun(directory: &Path, record_id: &[u8; 16], faults: &Faults) -> bool {
+    let spare = LogFile::open(&spare_path(directory), faults);
+    spare.is_ok_and(|spare| first_header(&spare, record_id).is_some())
+}
+
+fn first_header(file: &LogFile, record_id: &[u8; 16]) -> Option<SegmentHeader> {
     let mut head = [0; SEGMENT_HEAD_LEN];
     file.read(0, &mut head).ok()?;
     let header = SegmentHeader::decode(&head).ok()?;
     let whole = file.metadata().ok()?.len() == u64::from(header.size);
-    (whole && header.number == 1 && header.record_id == *record_id).then_some((file, header))
+    (whole && header.number == 1 && header.record_id == *record_id).then_some(header)
 }
 
 fn create(

@@ -61,7 +61,13 @@ impl Contents {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(fault(directory)(error)),
             Ok(meta) if meta.is_dir() => {}
-            Ok(_) => return Err(fault(directory)(io::Error::other("it is not a directory"))),
+            Ok(meta) => {
+                let problem = match meta.is_symlink() {
+                    true => "it is a symbolic link, which is not followed here",
+                    false => "it is not a directory",
+                };
+                return Err(fault(directory)(io::Error::other(problem)));
+            }
         }
         let mut segments = Vec::new();
         for item in fs::read_dir(directory).map_err(fault(directory))? {

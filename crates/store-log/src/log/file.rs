@@ -12,6 +12,8 @@ use super::faults::{Faults, Operation};
 
 /// Bytes that are read or zeroed at a time.
 pub(crate) const PIECE: usize = 1024 * 1024;
+/// A multiple of the block size of file systems and disks: what O_DIRECT needs.
+pub(crate) const PAGE: usize = 4096;
 
 /// An open file.
 #[derive(Debug)]
@@ -44,9 +46,24 @@ impl LogFile {
         Self::with(&mut options, path, faults)
     }
 
+    /// Opens the file once more for writes of whole pages past the page cache. Not every file
+    /// system has them.
+    pub(crate) fn direct(&self) -> io::Result<Self> {
+        Self::with_flags(OpenOptions::new().write(true), &self.path, OFlags::DIRECT, &self.faults)
+    }
+
     fn with(options: &mut OpenOptions, path: &Path, faults: &Faults) -> io::Result<Self> {
+        Self::with_flags(options, path, OFlags::empty(), faults)
+    }
+
+    fn with_flags(
+        options: &mut OpenOptions,
+        path: &Path,
+        flags: OFlags,
+        faults: &Faults,
+    ) -> io::Result<Self> {
         // Without NONBLOCK, opening a FIFO would block the start.
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = options.custom_flags(flags.bits().cast_signed()).open(path).map_err(plain)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
@@ -75,10 +92,12 @@ impl LogFile {
 
     /// Overwrites bytes with zeros.
     pub(crate) fn zero(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
-        let zeros = vec![0; usize::try_from(length).unwrap_or(PIECE).min(PIECE)];
+        let zeros = vec![0; usize::try_from(length).unwrap_or(PIECE).min(PIECE) + PAGE];
+        // Direct writes need an aligned buffer.
+        let aligned = zeros.as_ptr().align_offset(PAGE);
         while length > 0 {
             let count = usize::try_from(length).unwrap_or(PIECE).min(PIECE);
-            self.write(offset, zeros.get(..count).unwrap_or_default())?;
+            self.write(offset, zeros.get(aligned..aligned + count).unwrap_or_default())?;
             (offset, length) = (offset + count as u64, length - count as u64);
         }
         Ok(())

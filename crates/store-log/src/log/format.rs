@@ -3,6 +3,7 @@
 use crc32fast::Hasher;
 
 use super::cursor::Cursor;
+use super::file::PAGE;
 
 /// The version of the log's format that this program reads and writes.
 pub(crate) const VERSION: u32 = 1;
@@ -66,6 +67,14 @@ impl SegmentHeader {
         let mut header = [0; SEGMENT_HEAD_LEN];
         header.copy_from_slice(&bytes);
         header
+    }
+
+    /// Adds zeros to a batch at `offset`, up to the end of a page or of the segment. After a batch
+    /// there are zeros anyhow, and a write of whole pages need not read a page that is not cached.
+    pub(crate) fn pad(&self, offset: u32, batch: &mut Vec<u8>) {
+        let end = offset as usize + batch.len();
+        let page_end = end.next_multiple_of(PAGE).min(self.size as usize);
+        batch.resize(batch.len() + page_end.saturating_sub(end), 0);
     }
 
     pub(crate) fn decode(bytes: &[u8; SEGMENT_HEAD_LEN]) -> Result<Self, BadHeader> {

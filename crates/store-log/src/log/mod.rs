@@ -21,6 +21,7 @@ mod run;
 mod scan;
 mod segments;
 mod spare;
+mod walk;
 mod writer;
 
 #[cfg(test)]
@@ -31,13 +32,14 @@ pub(crate) use faults::{Fault, Faults, Operation};
 
 pub(crate) use block::Erasure;
 pub(crate) use builder::BatchBuilder;
-pub(crate) use directory::segment_path;
+pub(crate) use directory::{create_directory, segment_path};
 pub(crate) use error::LogError;
 pub(crate) use open::{
-    OpenedLog, ReplayedBatch, ReplayedBlock, Resume, is_boundary, open, record_id,
+    OpenedLog, ReplayedBatch, ReplayedBlock, Resume, check_files, is_boundary, open, record_id,
 };
 pub(crate) use options::LogOptions;
 pub(crate) use position::LogPosition;
 pub(crate) use run::{Run, RunEntry, RunPlace};
 pub(crate) use segments::Segments;
+pub(crate) use walk::{WalkEnd, Walked, WalkedPart, walk};
 pub(crate) use writer::{AppendedBatch, LogWriter};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use twinlock_core::id::ConversationId;
 
 use super::block::Erasure;
-use super::directory::{Contents, make_private};
+use super::directory::{Contents, check_segments, make_private};
 use super::faults::Faults;
 use super::options::LogOptions;
 use super::recovery::Recovery;
@@ -130,6 +130,16 @@ pub(crate) fn is_boundary(
     }
     let mut reader = SegmentReader::open(directory, position.segment, &record_id, &faults)?;
     Ok(reader.boundary(position.offset, next_seq)?.is_some())
+}
+
+/// Checks that all segments are there and belong to the record of the marker. Writes nothing.
+pub(crate) fn check_files(directory: &Path) -> Result<(), OpenError> {
+    let faults = Faults::default();
+    let contents = Contents::find(directory, &faults)?;
+    match contents.record_id {
+        Some(record_id) => check_segments(directory, &contents, &record_id, &faults).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// The record id of an existing log, from its marker. Writes nothing.

@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::error::LogError;
 use super::faults::Faults;
 use super::file::{LogFile, PIECE};
+
+/// Pause after each piece, as a multiple of the time that it took. Commits on the same disk wait for
+/// one piece at most.
+const PAUSE: u32 = 3;
 
 /// Makes one spare at a time. The thread ends with this value.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     ended: AtomicBool,
+    /// A writer waits for the spare.
+    hurried: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -45,6 +52,7 @@ impl Spare {
             state: Mutex::new(State::Idle),
             changed: Condvar::new(),
             ended: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
         });
         let of_thread = Arc::clone(&shared);
         let thread =
@@ -63,7 +71,19 @@ impl Spare {
 
     /// Takes a spare of at least this size. Waits for the thread, which tries at most once.
     pub(crate) fn take(&self, size: u32) -> Result<(LogFile, u32), LogError> {
-        let mut state = self.shared.lock();
+        let state = self.shared.lock();
+        self.shared.hurried.store(true, Ordering::Relaxed);
+        self.shared.changed.notify_all();
+        let taken = self.wait_for(size, state);
+        self.shared.hurried.store(false, Ordering::Relaxed);
+        taken
+    }
+
+    fn wait_for(
+        &self,
+        size: u32,
+        mut state: MutexGuard<'_, State>,
+    ) -> Result<(LogFile, u32), LogError> {
         let mut tried = false;
         loop {
             match std::mem::replace(&mut *state, State::Idle) {
@@ -139,17 +159,40 @@ impl Shared {
         Ok(file)
     }
 
+    /// Writes zeros piece by piece, with pauses. One large sync would delay the commits on the same
+    /// disk by its whole time.
     fn fill(&self, file: &LogFile, size: u64) -> io::Result<()> {
         file.reserve(size)?;
+        // Past the page cache, which costs more CPU time than recording the entries.
+        let mut direct = file.direct().ok();
         let mut offset = 0;
         while offset < size {
             if self.ended.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let length = (size - offset).min(PIECE as u64);
-            file.zero(offset, length)?;
+            let began = Instant::now();
+            match &direct {
+                Some(to) => {
+                    let written = to.zero(offset, length);
+                    if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidInput) {
+                        direct = None;
+                        continue;
+                    }
+                    written?;
+                }
+                None => file.zero(offset, length).and_then(|()| file.sync())?,
+            }
             offset += length;
+            self.pause(PAUSE * began.elapsed());
         }
         Ok(())
+    }
+
+    /// Leaves the disk to others, unless a writer waits.
+    fn pause(&self, time: Duration) {
+        let order = Ordering::Relaxed;
+        let goes_on = |_: &mut State| !self.ended.load(order) && !self.hurried.load(order);
+        drop(self.changed.wait_timeout_while(self.lock(), time, goes_on));
     }
 }

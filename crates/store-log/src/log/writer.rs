@@ -88,7 +88,7 @@ impl LogWriter {
         }
         self.make_room(batch.length()?)?;
         let position = self.end();
-        let (header, bytes) = batch.seal(first, &self.end.header.id, position.offset)?;
+        let (header, bytes) = batch.seal(first, &self.end.header, position.offset)?;
         self.commit(&header, bytes)?;
         let (next, end) = (header.next(), self.end());
         Ok(AppendedBatch { first, next, position, end, runs: batch.places(first, position) })
@@ -123,7 +123,8 @@ impl LogWriter {
     fn append_empty(&mut self, closed: bool) -> Result<(), LogError> {
         self.make_room(BATCH_HEAD)?;
         let header = BatchHeader::empty(self.end.next, closed);
-        let bytes = header.encode(&self.end.header.id, self.end.offset);
+        let mut bytes = header.encode(&self.end.header.id, self.end.offset).to_vec();
+        self.end.header.pad(self.end.offset, &mut bytes);
         self.commit(&header, &bytes)
     }
 

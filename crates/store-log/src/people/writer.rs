@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use twinlock_core::id::{ConversationId, Name};
 use twinlock_store::StoreError;
 
-use crate::database::{RecordPosition, set_position};
+use crate::database::{self, RecordPosition, set_position};
 use crate::entry_batch::NewFile;
 use crate::error::DbError;
 use crate::log::{Erasure, LogPosition};
@@ -194,9 +194,13 @@ impl PeopleWriter {
         Ok(())
     }
 
-    /// Writes the position at the end.
+    /// Writes the position at the end, if it is another one.
     pub(crate) fn settle(&mut self, next_seq: u64, end: LogPosition) -> Result<(), StoreError> {
         self.catch_up()?;
+        let reached = database::position(&self.conn).map_err(StoreError::from)?;
+        if reached.is_some_and(|at| (at.record_id, at.next_seq) == (self.record, next_seq)) {
+            return Ok(());
+        }
         let batch = LoggedBatch { next_seq, end, ..LoggedBatch::default() };
         Ok(self.apply(&batch)?)
     }

@@ -145,7 +145,7 @@ async fn assert_links(dir: &Path, before: &[Link]) {
     let names = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name());
     let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["record", "record.db", "record.db.before-log"]);
+    assert_eq!(names, ["record", "record.db", "record.db.before-log", "record.lock"]);
 }
 
 /// A number from 0 to 1.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::contract::*;
-use crate::common::{entry, full, join, links, name, open, say};
+use crate::common::{check, entry, full, join, links, name, open, say};
 use twinlock_store::{Appended, LOBBY};
 
 const CHILD: &str = "TWINLOCK_STORE_KILLED";
@@ -59,6 +59,11 @@ async fn kill_and_check(rounds: usize) {
             let place = (conversation.parse().unwrap(), n.parse().unwrap());
             let twice = acked.insert(place, link.to_owned());
             assert_eq!(twice, None, "a place was given twice");
+        }
+        // What a start would find: sound, whatever was being written.
+        if let Some(report) = check(dir.path()) {
+            assert!(report.is_sound(), "round {round}: {report:#?}");
+            assert!(report.entries >= acked.len() as u64, "round {round}: {report:#?}");
         }
         let store = open(dir.path());
         for conversation in [LOBBY, LOBBY + 1] {

@@ -29,9 +29,6 @@ fn log__batch_has_the_documented_bytes() {
     batch.run(7, [(&sample(8, b"hello"), &commit), (&sample(9, b""), &commit)]);
     batch.run(300, [(&erased, &commit)]);
     batch.erasure(&Erasure { conversation: 7, n: 2, time_ms: 3, commit });
-    let (_, bytes) = batch.seal(1000, &[0x55; 16], 64).unwrap();
-    assert_eq!(hex(bytes), include_str!("batch.hex").replace('\n', ""));
-
     let header = SegmentHeader {
         number: 3,
         record_id: [0x66; 16],
@@ -39,6 +36,13 @@ fn log__batch_has_the_documented_bytes() {
         first: 1000,
         size: 4_194_304,
     };
+    let (sealed, bytes) = batch.seal(1000, &header, 64).unwrap();
+    let (bytes, padding) = bytes.split_at(sealed.length as usize);
+    // The write ends with a page.
+    assert!((64 + bytes.len() + padding.len()).is_multiple_of(4096) && padding.len() < 4096);
+    assert!(padding.iter().all(|byte| *byte == 0));
+    assert_eq!(hex(bytes), include_str!("batch.hex").replace('\n', ""));
+
     assert_eq!(hex(&header.encode()), include_str!("segment.hex").trim());
     assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
 }

@@ -15,7 +15,7 @@ use twinlock_store::{
     Appended, InviteTerms, NewDevice, NewEntry, PreparedInvite, ReadLimit, Receipt, Registered,
     Registration, RowKey, Store, UserRole,
 };
-use twinlock_store_log::{LogStore, StoreOptions};
+use twinlock_store_log::{CheckKeys, Expected, LogStore, RecordReport, StoreOptions, check_record};
 
 /// The traits of the contract, for their methods.
 pub(crate) mod contract {
@@ -33,11 +33,10 @@ pub(crate) fn full() -> bool {
     std::env::var_os("TWINLOCK_TORTURE").is_some_and(|size| size == "full")
 }
 
-/// The files of the record, by name, without the lock.
+/// The files of the record, by name.
 pub(crate) fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     let files = std::fs::read_dir(dir.join("record")).unwrap();
     let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-    files.retain(|path| path.file_name().unwrap() != "lock");
     files.sort();
     files
 }
@@ -67,6 +66,12 @@ pub(crate) fn options() -> StoreOptions {
 
 pub(crate) fn open(dir: &Path) -> Arc<LogStore> {
     LogStore::open(&dir.join("record"), options()).unwrap()
+}
+
+/// Checks the record offline.
+pub(crate) fn check(dir: &Path) -> Option<RecordReport> {
+    let keys = CheckKeys { row: &RowKey::new(&[0x4b; 32]), server: &SERVER_KEY };
+    check_record(&dir.join("record"), keys, &Expected::default(), &mut |_| {}).unwrap()
 }
 
 pub(crate) fn name(name: &str) -> Name {
