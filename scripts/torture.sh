@@ -75,7 +75,6 @@ part twinlock-store-log record_kill::
 part twinlock-store-log record_duplicates::
 part twinlock-store-log convert_kill::
 part twinlock power::
-part twinlock checkpoints::
 part twinlock-client network::
 part twinlock disconnects::
 part twinlock returns::
@@ -83,6 +82,7 @@ part twinlock idle::
 part twinlock files_proxy::
 part twinlock middles::
 part twinlock disk_fails::
+part twinlock disk_aimed::
 part twinlock torture_flood::
 part twinlock torture_hostile::
 # Remains on the stack and timing depend on the build, so test the release build.

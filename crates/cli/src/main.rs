@@ -62,8 +62,14 @@ fn main() -> ExitCode {
         CliCommand::Man { dir } => commands::man::run(&dir),
         CliCommand::Serve(serve) => {
             let out = out.optional();
-            server_runtime()
-                .and_then(|runtime| runtime.block_on(commands::serve::run(*serve, &out)))
+            server_runtime().and_then(|runtime| {
+                let ended = runtime.block_on(commands::serve::run(*serve, &out));
+                if ended.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted) {
+                    // Does not wait for the conversion of a record.
+                    runtime.shutdown_background();
+                }
+                ended
+            })
         }
         command => client_runtime(&command).and_then(|runtime| {
             let ended = runtime.block_on(interruptible(command, Context { global, out }));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use twinlock_store::StoreError;
-use twinlock_store_embedded::OpenError;
+use twinlock_store_log::OpenError;
 use twinlock_transport::tls::TlsFault;
 
 use crate::identity::IdentityError;
@@ -45,14 +45,16 @@ pub enum StartError {
     SetupLost(PathBuf),
     /// A record existed before, and it is missing or empty.
     #[error(
-        "{} is missing or empty, but {} shows that there was a record; nothing was changed. Restore the record from its backup. To create a new record under the same identity, move record.db*, files/, heads* and owner-invite out of {} and create an empty file `first-start` there; for a new server, name another directory with --data",
+        "{} is missing or empty, but {} shows that there was a record; nothing was changed. Restore the record from its backup. To create a new record under the same identity, move record*, files/, heads* and owner-invite out of {} and create an empty file `first-start` there; for a new server, name another directory with --data",
         missing.display(),
         trace.display(),
-        missing.parent().unwrap_or(missing).display()
+        data.display()
     )]
     RecordLost {
-        /// The record's file.
+        /// The record's directory, or a file in it.
         missing: PathBuf,
+        /// The data directory.
+        data: PathBuf,
         /// The path that shows that there was a record.
         trace: PathBuf,
     },

@@ -332,6 +332,24 @@ pub(crate) fn read(
     own: Option<&OwnFiles>,
 ) -> Result<Option<(Setup, ServerCert)>, IdentityError> {
     let folder = Folder::unlocked(dir);
+    let Some(setup) = read_setup(dir)? else { return Ok(None) };
+    let cert = match own {
+        Some(own) => load_own(own)?,
+        None => {
+            let key = folder.read_private(KEY)?.ok_or_else(|| missing(&folder, KEY, SETUP))?;
+            let chain = folder.read(CERT)?.ok_or_else(|| missing(&folder, CERT, KEY))?;
+            checked(&folder, &chain, &key)?
+        }
+    };
+    Ok(Some((setup, cert)))
+}
+
+/// Reads the setup of the identity in `dir`, as [`read`] does.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_setup(dir: &Path) -> Result<Option<Setup>, IdentityError> {
+    let folder = Folder::unlocked(dir);
     let Some(bytes) = folder.read_private(SETUP)? else {
         for later in [KEY, CERT] {
             if folder.has(later)? {
@@ -345,15 +363,7 @@ pub(crate) fn read(
     }
     let mut setup = Box::new(Zeroizing::new([0; SETUP_LEN]));
     setup.copy_from_slice(&bytes);
-    let cert = match own {
-        Some(own) => load_own(own)?,
-        None => {
-            let key = folder.read_private(KEY)?.ok_or_else(|| missing(&folder, KEY, SETUP))?;
-            let chain = folder.read(CERT)?.ok_or_else(|| missing(&folder, CERT, KEY))?;
-            checked(&folder, &chain, &key)?
-        }
-    };
-    Ok(Some((setup, cert)))
+    Ok(Some(setup))
 }
 
 fn load_own(own: &OwnFiles) -> Result<ServerCert, IdentityError> {

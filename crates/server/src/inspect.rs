@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twinlock_core::opaque::ServerSetup;
+pub use twinlock_store_log::convert::Room;
+use twinlock_store_log::{CheckKeys, check_record, convert, examine_record};
+pub use twinlock_store_log::{CheckProgress, Finding, RecordReport, RecordState};
 use twinlock_transport::tls::ServerCert;
 
 use crate::config::Config;
@@ -15,9 +18,7 @@ use crate::error::StartError;
 use crate::identity;
 use crate::limits::text_reserve::{DiskSpace, disk_space};
 use crate::private;
-use crate::server::heads_time;
-pub use twinlock_store_embedded::RecordState;
-use twinlock_store_embedded::examine_record;
+use crate::server::{OLD_RECORD, RECORD, expected, heads_time};
 
 /// State of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub fn directory(data: &Path) -> Result<Option<(PathBuf, Vec<PathBuf>)>, String>
     let failed = |failed| StartError::from(failed).to_string();
     let dir = private::checked_directory(data).map_err(failed)?;
     let identity = dir.join("identity");
-    let paths = ["record.db", "record.db-wal", "identity"].map(|name| dir.join(name));
+    let paths = ["record", "record.db", "record.db-wal", "identity"].map(|name| dir.join(name));
     let secrets = identity::SECRETS.map(|name| identity.join(name));
     let is_open = |path: &PathBuf| {
         use std::os::unix::fs::PermissionsExt as _;
@@ -76,12 +77,54 @@ pub fn read_identity(config: &Config) -> Result<Option<ServerCert>, String> {
     }
 }
 
-/// Checks the record; reads all of it unless a server has it open.
+/// Checks the record quickly, unless a server has it open.
 ///
 /// # Errors
 /// A message that names the file.
 pub fn record(data: &Path) -> Result<RecordState, String> {
-    examine_record(&data.join("record.db")).map_err(|error| error.to_string())
+    let (database, directory) = (data.join(OLD_RECORD), data.join(RECORD));
+    examine_record(&database, &directory).map_err(|error| error.to_string())
+}
+
+/// The result of a check of the whole record.
+#[derive(Debug)]
+pub enum RecordCheck {
+    /// There is none.
+    Missing,
+    /// It has the form of version 0.1, and the next start converts it.
+    Old(Room),
+    /// What was found.
+    Done(RecordReport),
+}
+
+/// Checks the whole record of a server that is not running: each batch, entry, link and MAC of the
+/// log, and the databases beside it.
+///
+/// # Errors
+/// A message: a server has it open, the identity is missing or of another server, or a file cannot
+/// be read.
+pub fn whole_record(
+    data: &Path,
+    progress: &mut dyn FnMut(CheckProgress),
+) -> Result<RecordCheck, StartError> {
+    let data = private::checked_directory(data)?;
+    let (database, directory) = (data.join(OLD_RECORD), data.join(RECORD));
+    if let Some(room) = convert::room_for(&database, &directory)? {
+        return Ok(RecordCheck::Old(room));
+    }
+    let identity = data.join("identity");
+    let path = identity.join("opaque-setup");
+    let Some(setup) = identity::read_setup(&identity)? else {
+        return match private::is_there(&directory)? {
+            true => Err(StartError::SetupLost(path)),
+            false => Ok(RecordCheck::Missing),
+        };
+    };
+    let setup = ServerSetup::from_bytes(&setup).map_err(|_| StartError::Setup(path))?;
+    let (row, server) = (setup.row_key(), setup.server_key());
+    let keys = CheckKeys { row: &row, server: &server };
+    let report = check_record(&directory, keys, &expected(&data)?, progress)?;
+    Ok(report.map_or(RecordCheck::Missing, RecordCheck::Done))
 }
 
 /// Each configured listening address, with the option that sets it.

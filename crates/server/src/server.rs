@@ -23,6 +23,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_store::StoreError;
+use twinlock_store_log::Expected;
 
 use crate::admission::ListenerKind;
 use crate::error::StartError;
@@ -31,6 +32,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::private;
 use crate::services::Services;
 
+pub(crate) use data_check::{OLD_RECORD, RECORD};
 use heads::HeadFile;
 
 /// Log target for events that only the log file has; the terminal shows them in other words.
@@ -50,6 +52,11 @@ pub fn make_data_directory(path: &Path) -> Result<PathBuf, StartError> {
 /// The time of the newest entry that is noted in the data directory, in ms since 1970.
 pub(crate) fn heads_time(data: &Path) -> Option<u64> {
     heads::Heads::read(data, heads::FILE).ok()?.newest_time_ms()
+}
+
+/// What the head file says that the record must have. A damaged file says nothing.
+pub(crate) fn expected(data: &Path) -> Result<Expected, StartError> {
+    Ok(heads::Heads::read(data, heads::FILE)?.expected())
 }
 
 /// A running server. Dropping it drops its connections; [`Server::shutdown`] closes them in order.
@@ -179,8 +186,6 @@ impl Server {
         record.barred.write(&*record.store).await;
         let mut heads = self.heads.lock().await;
         heads.try_write(&*record.store).await;
-        record.store.close().await?;
-        heads.write_closed();
-        Ok(())
+        record.store.close().await
     }
 }

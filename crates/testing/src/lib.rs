@@ -21,6 +21,7 @@ pub mod messages;
 pub mod process;
 pub mod raw_client;
 pub mod raw_handshake;
+pub mod record_files;
 mod rng;
 pub mod search;
 #[cfg(feature = "server")]

@@ -14,7 +14,7 @@ use super::enrolment::{JoinArgs, LoginArgs};
 use super::files::{GetArgs, PutArgs};
 use super::messages::{ChatArgs, HistoryArgs, ListenArgs, OutboxCommand, SendArgs};
 use super::rooms::{RoomCommand, RoomsArgs, TopicArgs};
-use super::status::{AuditCommand, StatusArgs};
+use super::status::{AuditCommand, RecordsCommand, StatusArgs};
 use crate::settings::ServeArgs;
 
 /// Version and commit.
@@ -176,6 +176,9 @@ pub(crate) enum CliCommand {
     /// Check the record
     #[command(subcommand, after_help = "Example:\n  twinlock audit verify")]
     Audit(AuditCommand),
+    /// Check the files of a server's record
+    #[command(subcommand, after_help = "Example:\n  twinlock records check /var/lib/twinlock")]
+    Records(RecordsCommand),
     /// Measure a server: messages, fan-out, idle connections, logins, files
     #[command(after_help = "Examples:\n  \
         twinlock bench\n  \

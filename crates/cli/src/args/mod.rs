@@ -26,6 +26,6 @@ pub(crate) use files::{GetArgs, PutArgs, TransferArgs};
 pub(crate) use messages::{ChatArgs, HistoryArgs, ListenArgs, OutboxCommand, SendArgs};
 pub(crate) use parse::parse;
 pub(crate) use rooms::{RoomCommand, RoomsArgs};
-pub(crate) use status::{AuditCommand, StatusArgs};
+pub(crate) use status::{AuditCommand, RecordsCheckArgs, RecordsCommand, StatusArgs};
 pub(crate) use text_argument::TargetAndText;
 pub(crate) use values::{Point, address as parse_address};

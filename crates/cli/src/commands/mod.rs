@@ -18,20 +18,25 @@ mod outbox;
 mod passwd;
 mod people;
 mod put;
+mod records;
 mod room;
 mod rooms;
 mod send;
 pub(crate) mod serve;
 mod status;
 
-use crate::args::{AuditCommand, CliCommand};
+use crate::args::{AuditCommand, CliCommand, RecordsCommand};
 use crate::context::Context;
 use crate::exit::Failure;
 
 /// Runs a client command.
 pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(), Failure> {
     context.global.find_proxies().await?;
-    if !matches!(command, CliCommand::Join(_) | CliCommand::Login(_) | CliCommand::Doctor(_)) {
+    let needs_address = !matches!(
+        command,
+        CliCommand::Join(_) | CliCommand::Login(_) | CliCommand::Doctor(_) | CliCommand::Records(_)
+    );
+    if needs_address {
         context.find_address()?;
     }
     let subject = command.subject();
@@ -55,6 +60,7 @@ pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(),
         CliCommand::Status(args) => status::run(args, &context).await,
         CliCommand::Doctor(args) => doctor::run(args, &context).await,
         CliCommand::Audit(AuditCommand::Verify(json)) => audit::run(json, &context).await,
+        CliCommand::Records(RecordsCommand::Check(args)) => records::run(args, &context).await,
         CliCommand::Bench(bench) => bench::run(bench, context).await,
         // `main` handles these without a runtime.
         CliCommand::Serve(_) | CliCommand::Completions { .. } | CliCommand::Man { .. } => Ok(()),

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use twinlock_core::invite::{InviteLink, server_words};
-use twinlock_server::{FILE_ONLY, Server, make_data_directory, process};
+use twinlock_server::{
+    ConversionProgress, ConversionStage, FILE_ONLY, Server, make_data_directory, process,
+};
 
 use crate::ask::is_set;
 use crate::exit::Failure;
@@ -14,6 +17,7 @@ use crate::invite_text::{join_command, local_only, qr};
 use crate::logging::Logs;
 use crate::output::Output;
 use crate::settings::{ServeArgs, Settings};
+use crate::transfer_progress::shows_bars;
 
 /// The guarantees that the origin bridge lacks, printed at every start.
 const ORIGIN_WARNING: &str = "\
@@ -22,6 +26,9 @@ forged certificate, which the origin's clients do not notice) cannot read messag
 them, and alter those without a MAC; can tell by trying whether one opens, and so read it slowly; \
 and whoever has the key reads all that was ever sent under it. Its entries are marked as \
 unprotected. Prefer classic connections: `twinlock classic add NAME --to ROOM`.";
+
+/// A progress bar of a conversion, which counts entries.
+const CONVERSION_BAR: &str = "{prefix:22} {wide_bar} {percent:>3} % {eta:>5}";
 
 /// Runs until SIGTERM or SIGINT; a second signal ends it at once.
 pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
@@ -51,7 +58,13 @@ pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
-    let mut server = Server::start(config).await.map_err(|error| {
+    let start = Server::start_with_progress(config, conversion_bar(out));
+    let started = tokio::select! {
+        started = start => started,
+        _ = terminate.recv() => return Err(Failure::interrupted()),
+        _ = interrupt.recv() => return Err(Failure::interrupted()),
+    };
+    let mut server = started.map_err(|error| {
         tracing::error!(target: FILE_ONLY, %error, "not started");
         Failure::usage(error)
     })?;
@@ -89,6 +102,37 @@ pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
         ended = server.shutdown() => ended.map_err(Failure::usage),
         _ = terminate.recv() => Err(Failure::interrupted()),
         _ = interrupt.recv() => Err(Failure::interrupted()),
+    }
+}
+
+/// Shows how far the conversion of an old record is, on a terminal.
+fn conversion_bar(out: &Output) -> impl FnMut(ConversionProgress) + Send + 'static + use<> {
+    let shown = shows_bars(out.is_quiet());
+    let mut bar: Option<(ConversionStage, ProgressBar)> = None;
+    move |progress| {
+        let ConversionProgress { stage, done, total } = progress;
+        if !shown {
+            return;
+        }
+        if bar.as_ref().is_none_or(|(shown, _)| *shown != stage) {
+            let name = match stage {
+                ConversionStage::Copy => "converting the record",
+                ConversionStage::Verify => "verifying it",
+            };
+            // The template is constant and valid.
+            let style = ProgressStyle::with_template(CONVERSION_BAR)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let new = ProgressBar::new(total).with_style(style).with_prefix(name);
+            if let Some((_, before)) = bar.replace((stage, new)) {
+                before.finish_and_clear();
+            }
+        }
+        if let Some((_, bar)) = &bar {
+            bar.set_position(done);
+            if done >= total {
+                bar.finish_and_clear();
+            }
+        }
     }
 }
 

@@ -69,12 +69,17 @@ pub(crate) struct TransferProgress<'a> {
     done: usize,
 }
 
+/// Whether standard error can show progress bars.
+pub(crate) fn shows_bars(quiet: bool) -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    io::stderr().is_terminal() && !quiet && !dumb
+}
+
 impl<'a> TransferProgress<'a> {
     pub(crate) fn new(context: &'a Context, target: &str, json: bool) -> Result<Self, Failure> {
         let report = json.then(|| JsonEvents::begin(context.out)).transpose()?;
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        let bars = io::stderr().is_terminal() && !context.global.quiet && !dumb;
-        let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+        let bars = shows_bars(context.global.quiet)
+            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         Ok(Self {
             context,
             target: target.to_owned(),

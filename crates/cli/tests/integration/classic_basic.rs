@@ -25,10 +25,11 @@ fn classic_key__is_shown_once_listed_and_revoked() {
         assert!(!text.contains(&key));
     }
     let raw = data_encoding::HEXLOWER.decode(key.as_bytes()).unwrap();
-    for file in ["record.db", "record.db-wal"] {
-        let bytes = std::fs::read(host.data().join(file)).unwrap();
-        assert!(!bytes.windows(32).any(|window| window == raw), "{file}");
-        assert!(!bytes.windows(64).any(|window| window == key.as_bytes()), "{file}");
+    for file in std::fs::read_dir(host.data().join("record")).unwrap() {
+        let file = file.unwrap().path();
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(32).any(|window| window == raw), "{file:?}");
+        assert!(!bytes.windows(64).any(|window| window == key.as_bytes()), "{file:?}");
     }
     let again = ada.run(&["classic", "add", "lamp", "--to", "ops"]).exits(7);
     assert!(again.err.contains("taken") && again.out.is_empty(), "{again:?}");
@@ -135,9 +136,10 @@ fn classic_key__import_raw_hex_base64_stores_no_clear_key() {
         for secret in [&hex, &base64] {
             assert!(!added.err.contains(secret) && !host.log().contains(secret));
         }
-        for name in ["record.db", "record.db-wal"] {
-            let bytes = std::fs::read(host.data().join(name)).unwrap();
-            assert!(!bytes.windows(32).any(|window| window == key), "{name}");
+        for file in std::fs::read_dir(host.data().join("record")).unwrap() {
+            let file = file.unwrap().path();
+            let bytes = std::fs::read(&file).unwrap();
+            assert!(!bytes.windows(32).any(|window| window == key), "{file:?}");
         }
         ada.run(&["classic", "revoke", "old"]).exits(0);
     }

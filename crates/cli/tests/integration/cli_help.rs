@@ -48,6 +48,8 @@ const COMMANDS: &[&str] = &[
     "doctor",
     "audit",
     "audit verify",
+    "records",
+    "records check",
     "bench",
     "completions",
     "man",

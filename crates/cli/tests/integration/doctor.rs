@@ -385,12 +385,30 @@ fn doctor__data_directory_is_checked_without_changes() {
     let taken = std::net::TcpListener::bind(host.address()).unwrap();
     assert_eq!(doctor(&host, 2)["failed"], "port");
     drop(taken);
-    // A page in the middle of the record.
-    let record = data.join("record.db");
-    let mut bytes = std::fs::read(&record).unwrap();
-    bytes[8192..16384].fill(0x55);
-    std::fs::write(&record, bytes).unwrap();
-    assert_eq!(doctor(&host, 2)["failed"], "record");
+    // The pages of a database, then the header of a segment.
+    for (file, bytes) in [("people.db", 8192..16384), ("00000001.log", 20..21)] {
+        let path = data.join("record").join(file);
+        let whole = std::fs::read(&path).unwrap();
+        let mut changed = whole.clone();
+        changed[bytes].fill(0x55);
+        std::fs::write(&path, changed).unwrap();
+        let damaged = doctor(&host, 2);
+        assert_eq!(damaged["failed"], "record");
+        let text = step(&damaged, "record")["text"].as_str().unwrap();
+        assert!(text.contains(file), "{damaged:#}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    assert_eq!(step(&doctor(&host, 0), "record")["outcome"], "ok");
+    // A record of version 0.1.
+    std::fs::remove_dir_all(data.join("record")).unwrap();
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../store-log/tests/fixtures/old-record.db");
+    std::fs::copy(old, data.join("record.db")).unwrap();
+    let before = files();
+    let old = doctor(&host, 0);
+    let record = step(&old, "record");
+    assert!(record["text"].as_str().unwrap().contains("the next start converts it"), "{old:#}");
+    assert!(record["facts"]["needed"].as_u64() > Some(1 << 20), "{old:#}");
+    assert_eq!(files(), before);
     std::fs::remove_file(data.join("identity/opaque-setup")).unwrap();
     let lost = doctor(&host, 2);
     assert_eq!(lost["failed"], "identity");

@@ -4,16 +4,21 @@
 //! `TWINLOCK_KILLS=200` sets the number of kills.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ChildStdin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::common::data_dir::logged;
 use crate::common::*;
-use rusqlite::Connection;
 use serde_json::Value;
+use twinlock_testing::record_files::{
+    BODY_AT, KIND_AT, LINK_AT, MESSAGE_ID_AT, SENDER_AT, TIME_AT,
+};
 
 /// Kills between two checks of the record.
 const LOOK: usize = 10;
@@ -159,12 +164,25 @@ fn are_kept(acks: impl Iterator<Item = Value>, record: &[Value]) -> usize {
 /// A server that was shut down, with a record of twelve entries in `lobby`; `ada` has read all
 /// of them, `bob` none.
 struct Ended {
+    /// The data directory, and copies of it with fewer entries.
     root: tempfile::TempDir,
+    entries: Vec<Value>,
     ada: Person,
     bob: Person,
 }
 
 const ENTRIES: u64 = 12;
+/// A byte of each field of an entry of ada in the log.
+const FIELDS: [(&str, usize); 8] = [
+    ("time", TIME_AT),
+    ("message id", MESSAGE_ID_AT),
+    ("kind", KIND_AT),
+    ("commit", LINK_AT - 1),
+    ("link", LINK_AT),
+    ("sender", SENDER_AT),
+    ("salt", BODY_AT - 1),
+    ("body", BODY_AT),
+];
 
 impl Ended {
     fn new() -> Self {
@@ -173,27 +191,31 @@ impl Ended {
         let mut host = Host::start_in(tempfile::tempdir_in(&root).unwrap(), &[]);
         let ada = host.owner();
         let bob = host.member(&ada, "bob");
-        let lines = (1..=ENTRIES).map(|n| format!("entry {n}\n")).collect::<String>();
-        ada.run_with(&["send", "lobby"], &lines).exits(0);
-        ada.run(&["audit", "verify"]).exits(0);
-        host.terminate().exits(0);
-        copy_dir(&host.data(), &root.path().join("data"));
+        let mut last = 0;
+        for (name, end) in [("first", 0), ("earlier", 4), ("later", ENTRIES - 1), ("data", ENTRIES)]
+        {
+            let lines = (last + 1..=end).map(|n| format!("entry {n}\n")).collect::<String>();
+            ada.run_with(&["send", "lobby"], &lines).exits(0);
+            ada.run(&["audit", "verify"]).exits(0);
+            last = end;
+            host.terminate().exits(0);
+            copy_dir(&host.data(), &root.path().join(name));
+            host.restart();
+        }
+        let entries = ada.reads("lobby");
         let [ada, bob] = [ada, bob].map(|person| {
             let home = root.path().join(person.home.file_name().unwrap());
             copy_dir(&person.home, &home);
             Person { home, address: None }
         });
-        Self { root, ada, bob }
+        Self { root, entries, ada, bob }
     }
 
-    /// Serves a copy whose record `change` has modified; the two people's homes are copies as well.
-    fn changed(&self, change: impl FnOnce(&Connection)) -> (Host, Person, Person) {
+    /// Serves a copy whose data directory `change` has modified; the two people's homes are copies as well.
+    fn changed(&self, change: impl FnOnce(&Path)) -> (Host, Person, Person) {
         let root = tempfile::tempdir().unwrap();
         copy_dir(self.root.path(), root.path());
-        let record = Connection::open(root.path().join("data/record.db")).unwrap();
-        change(&record);
-        // SQLite itself must not detect the changed cell.
-        drop(record);
+        change(&root.path().join("data"));
         let host = Host::start_in(root, &[]);
         let [ada, bob] = [&self.ada, &self.bob].map(|person| Person {
             home: host.root().join(person.home.file_name().unwrap()),
@@ -219,45 +241,23 @@ fn audit__changed_entry_is_found_with_and_without_receipts() {
     assert_eq!(verdict(&ada), (Some(0), None));
     assert_eq!(verdict(&bob), (Some(0), None));
 
-    let row = "WHERE conversation = 1 AND n = 7";
-    let changes = [
-        // One byte of a body.
-        format!("UPDATE entries SET body = X'656E747279203E' {row}"),
-        // The sender.
-        format!("UPDATE entries SET sender = CAST('bob' AS BLOB) {row}"),
-        // The time.
-        format!("UPDATE entries SET time_ms = time_ms + 1 {row}"),
-        // The salt.
-        format!("UPDATE entries SET salt = randomblob(16) {row}"),
-        // The sender's message id.
-        format!("UPDATE entries SET message_id = randomblob(16) {row}"),
-        // The kind.
-        format!("UPDATE entries SET kind = 2 {row}"),
-        // The link itself.
-        format!("UPDATE entries SET link = randomblob(32) {row}"),
-        // The entry is deleted.
-        format!("DELETE FROM entries {row}"),
-    ];
-    for change in &changes {
-        let (_host, ada, bob) = ended.changed(|record| {
-            assert_eq!(record.execute(change, ()).unwrap(), 1, "{change}");
-        });
+    for (field, at) in FIELDS {
+        let change = |data: &Path| logged(data, &ended.entries[6]).change(|entry| entry[at] ^= 1);
+        let (_host, ada, bob) = ended.changed(change);
         // Ada holds receipts; bob has never read the record, but its links do not match.
-        assert_eq!(verdict(&ada), (Some(8), Some(7)), "{change}");
-        assert_eq!(verdict(&bob), (Some(8), Some(7)), "{change}");
-        // Plain reading detects it too, unless the entries that were read are unchanged.
-        let code = if change.contains("SET link") { 0 } else { 8 };
-        ada.run(&["history", "lobby"]).exits(code);
+        assert_eq!(verdict(&ada), (Some(8), Some(7)), "{field}");
+        assert_eq!(verdict(&bob), (Some(8), Some(7)), "{field}");
+        ada.run(&["history", "lobby"]).exits(8);
     }
 }
 
 #[test]
 fn audit__truncated_record_is_exposed_by_receipts() {
     let ended = Ended::new();
-    for left in [ENTRIES - 1, 4, 0] {
-        let (_host, ada, bob) = ended.changed(|record| {
-            let cut = format!("DELETE FROM entries WHERE conversation = 1 AND n > {left}");
-            assert_eq!(record.execute(&cut, ()).unwrap() as u64, ENTRIES - left);
+    for (left, earlier) in [(ENTRIES - 1, "later"), (4, "earlier"), (0, "first")] {
+        let (_host, ada, bob) = ended.changed(|data| {
+            fs::remove_dir_all(data).unwrap();
+            copy_dir(&ended.root.path().join(earlier), data);
         });
         assert_eq!(verdict(&ada), (Some(8), Some(left + 1)), "{left} left");
         // Bob knew nothing of the record, and a shorter record is consistent.

@@ -16,7 +16,6 @@
 )]
 
 mod bench;
-mod checkpoints;
 mod classic_basic;
 mod classic_faults;
 mod classic_peers;
@@ -33,8 +32,10 @@ mod cli_streams;
 mod cli_terminal;
 mod cli_together;
 mod common;
+mod conversion;
 mod disconnects;
 mod disk;
+mod disk_aimed;
 mod disk_fails;
 mod doctor;
 mod files_basic;
@@ -55,6 +56,7 @@ mod options;
 mod outages;
 mod outbox;
 mod power;
+mod records;
 mod reload;
 mod returns;
 mod revoke_full;

@@ -20,8 +20,9 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             let kind = fs::symlink_metadata(&path).unwrap();
-            if name.starts_with("server.log") || name == "record.db.lock" || name == "record.db-shm"
-            {
+            // The index is made from the log.
+            let changes = ["server.log", "record.lock", "index.db"];
+            if changes.iter().any(|start| name.starts_with(start)) || name.ends_with("-shm") {
                 continue;
             }
             if kind.is_dir() {
@@ -46,7 +47,10 @@ fn refuses(data: &Path, words: &[&str]) -> Ran {
     }
     assert_eq!(ran.err.matches("twinlock: ").count(), 1, "{ran:?}");
     assert_eq!(ran.err.lines().filter(|line| line.contains("not started")).count(), 0, "{ran:?}");
-    assert!(tree(data) == before, "something was changed");
+    let after = tree(data);
+    let changed = |path: &&PathBuf| before.get(*path) != after.get(*path);
+    let changed: Vec<_> = before.keys().chain(after.keys()).filter(changed).collect();
+    assert!(changed.is_empty(), "something was changed: {changed:?}");
     ran
 }
 
@@ -54,19 +58,30 @@ fn refuses(data: &Path, words: &[&str]) -> Ran {
 fn start__lost_record_is_refused_without_changes() {
     for kill in [false, true] {
         let (mut host, ada) = full(kill);
-        let record = host.data().join("record.db");
-        let kept = move_away(&host, "record.db");
-        let words = ["record.db is missing or empty", "shows that there was a record", "backup"];
+        let record = host.data().join("record");
+        let kept = move_away(&host, "record");
+        let words = ["record is missing or empty", "shows that there was a record", "backup"];
         refuses(&host.data(), &words);
-        fs::write(&record, "").unwrap();
+        fs::create_dir(&record).unwrap();
         refuses(&host.data(), &words);
         // The same if another part is lost as well.
-        for also in ["heads", "files", "identity"] {
+        for also in ["heads", "files", "identity", "record.db"] {
             move_away(&host, also);
-            refuses(&host.data(), &["record.db is missing or empty"]);
+            refuses(&host.data(), &["record is missing or empty"]);
             fs::rename(host.root().join("kept").join(also), host.data().join(also)).unwrap();
         }
+        fs::remove_dir(&record).unwrap();
         fs::rename(&kept, &record).unwrap();
+        // One of its files.
+        let marker = move_away(&host, "record/marker");
+        refuses(
+            &host.data(),
+            &["record/marker: it is missing", "there are segments", "one backup"],
+        );
+        fs::rename(marker, record.join("marker")).unwrap();
+        let segment = move_away(&host, "record/00000001.log");
+        refuses(&host.data(), &["00000001.log", "missing", "backup"]);
+        fs::rename(segment, record.join("00000001.log")).unwrap();
         host.restart();
         let read = ada.reads("lobby");
         assert_eq!(read.len(), 3, "{read:?}");
@@ -76,94 +91,69 @@ fn start__lost_record_is_refused_without_changes() {
     }
 }
 
+/// Replaces a directory by a copy of another one.
+fn put_back(from: &Path, to: &Path) {
+    fs::remove_dir_all(to).unwrap();
+    copy_dir(from, to);
+}
+
 #[test]
-fn start__mismatched_wal_is_refused() {
+fn start__files_of_another_record_or_time_are_refused() {
     let (mut host, ada) = full(false);
-    let (record, wal) = (host.data().join("record.db"), host.data().join("record.db-wal"));
-    let kept = TempDir::new().unwrap();
-    let keep = |name: &str, file: &Path| fs::copy(file, kept.path().join(name)).map(drop).unwrap();
-    let put_back =
-        |name: &str, file: &Path| fs::copy(kept.path().join(name), file).map(drop).unwrap();
-    let texts =
-        |n: usize| (0..n).map(|n| format!("{n} {}\n", "x".repeat(2000))).collect::<String>();
-    keep("first", &record);
+    let (record, kept) = (host.data().join("record"), TempDir::new().unwrap());
+    let [first, second] = ["first", "second"].map(|name| kept.path().join(name));
+    copy_dir(&record, &first);
     host.restart();
-    ada.run_with(&["send", "lobby"], &texts(200)).exits(0);
+    ada.run_with(&["send", "lobby"], "three\nfour\n").exits(0);
+    let room = ["room", "create", "ops"];
+    ada.run(&room).exits(0);
     host.terminate().exits(0);
-    host.restart();
-    ada.run_with(&["send", "lobby"], &texts(20)).exits(0);
-    host.kill();
-    keep("second", &record);
-    keep("wal", &wal);
-    // The WAL next to an older record.
-    put_back("first", &record);
-    let words = ["record.db-wal do not belong together", "nothing was changed"];
+    copy_dir(&record, &second);
+    // Accounts that are newer than the log, and those of another server.
+    let words = ["people.db", "another record, or to another time", "nothing was changed"];
+    put_back(&first, &record);
+    fs::copy(second.join("people.db"), record.join("people.db")).unwrap();
     refuses(&host.data(), &words);
-    put_back("second", &record);
-    host.restart();
-    assert_eq!(ada.reads("lobby").len(), 223);
-    // The WAL next to a newer record, which was closed without one.
-    ada.run_with(&["send", "lobby"], &texts(200)).exits(0);
-    host.terminate().exits(0);
-    assert!(!wal.exists());
-    keep("third", &record);
-    put_back("wal", &wal);
+    let (other, _) = full(false);
+    put_back(&second, &record);
+    fs::copy(other.data().join("record/people.db"), record.join("people.db")).unwrap();
     refuses(&host.data(), &words);
-    // A server that is killed before its first write leaves an empty WAL.
-    fs::remove_file(&wal).unwrap();
+    // A segment of another server, and one with other content.
+    put_back(&second, &record);
+    let segment = record.join("00000001.log");
+    fs::copy(other.data().join("record/00000001.log"), &segment).unwrap();
+    refuses(&host.data(), &["00000001.log", "another record", "nothing was changed"]);
+    fs::write(&segment, "not a segment ".repeat(1000)).unwrap();
+    refuses(&host.data(), &["00000001.log", "does not begin with the header"]);
+    // Older accounts are brought up to date.
+    put_back(&second, &record);
+    fs::copy(first.join("people.db"), record.join("people.db")).unwrap();
     host.restart();
-    host.kill();
-    host.restart();
-    assert!(!host.log().contains("its WAL is missing"), "{}", host.log());
-    host.kill();
-    // An older record with its own WAL starts with a warning, as one without a WAL does.
-    put_back("second", &record);
-    put_back("wal", &wal);
-    host.restart();
-    assert!(host.log().contains("OLDER THAN IT WAS"), "{}", host.log());
-    host.terminate().exits(0);
-    put_back("third", &record);
-    host.restart();
-    assert_eq!(ada.reads("lobby").len(), 423);
-    host.terminate().exits(0);
-    // The WAL of another server.
-    let (other, _) = full(true);
-    fs::copy(other.data().join("record.db-wal"), &wal).unwrap();
-    refuses(&host.data(), &words);
-    fs::remove_file(&wal).unwrap();
-    host.restart();
-    assert_eq!(ada.reads("lobby").len(), 423);
+    assert_eq!(ada.reads("lobby").len(), 5);
+    ada.run(&["send", "ops", "the room is there"]).exits(0);
 }
 
 #[test]
 fn start__database_without_record_is_refused() {
     let (mut host, ada) = full(false);
-    let record = host.data().join("record.db");
-    let kept = move_away(&host, "record.db");
+    let (record, old) = (host.data().join("record"), host.data().join("record.db"));
+    let kept = ["record", "record.db"].map(|part| move_away(&host, part));
     for sql in ["CREATE TABLE a (b); DROP TABLE a", "CREATE TABLE notes (text)"] {
         for user_version in [0, 3] {
-            let other = Connection::open(&record).unwrap();
+            let other = Connection::open(&old).unwrap();
             other.execute_batch(sql).unwrap();
             other.pragma_update(None, "user_version", user_version).unwrap();
             drop(other);
-            fs::set_permissions(&record, fs::Permissions::from_mode(0o600)).unwrap();
-            refuses(&host.data(), &["is a database without the record of this server"]);
-            fs::remove_file(&record).unwrap();
+            fs::set_permissions(&old, fs::Permissions::from_mode(0o600)).unwrap();
+            refuses(&host.data(), &["record.db", "nothing was changed"]);
+            fs::remove_file(&old).unwrap();
         }
     }
-    fs::rename(&kept, &record).unwrap();
-    host.restart();
-    assert_eq!(ada.reads("lobby").len(), 3);
-}
-
-#[test]
-fn start__damaged_record_beside_wal_is_refused() {
-    let (mut host, ada) = full(true);
-    assert!(fs::metadata(host.data().join("record.db-wal")).unwrap().len() > 0);
-    let kept = move_away(&host, "record.db");
-    fs::write(host.data().join("record.db"), "not a database ".repeat(1000)).unwrap();
-    refuses(&host.data(), &["record.db is not a database", "record.db-wal"]);
-    fs::rename(&kept, host.data().join("record.db")).unwrap();
+    fs::write(&old, "not a database ".repeat(1000)).unwrap();
+    refuses(&host.data(), &["record.db", "it is not a database"]);
+    for (from, to) in kept.iter().zip([&record, &old]) {
+        fs::rename(from, to).unwrap();
+    }
     host.restart();
     assert_eq!(ada.reads("lobby").len(), 3);
 }
@@ -229,16 +219,16 @@ fn start__unmounted_files_directory_is_refused() {
 #[test]
 fn start__older_record_is_warned_and_keeps_files() {
     let (mut host, ada) = full(false);
-    let kept = host.root().join("record.old");
-    fs::copy(host.data().join("record.db"), &kept).unwrap();
+    let (record, kept) = (host.data().join("record"), host.root().join("record.old"));
+    copy_dir(&record, &kept);
     host.restart();
     let file = host.root().join("newer.txt");
     fs::write(&file, "newer content").unwrap();
     ada.run(&["put", file.to_str().unwrap(), "lobby"]).exits(0);
     ada.run(&["send", "lobby", "newest"]).exits(0);
     host.terminate().exits(0);
-    let newer = move_away(&host, "record.db");
-    fs::copy(&kept, host.data().join("record.db")).unwrap();
+    let newer = move_away(&host, "record");
+    copy_dir(&kept, &record);
     let files = tree(&host.data().join("files"));
     assert_eq!(files.len(), 2);
     // Each start warns until the newer record is restored, and deletes no content.
@@ -253,7 +243,8 @@ fn start__older_record_is_warned_and_keeps_files() {
         host.terminate().exits(0);
         assert_eq!(tree(&host.data().join("files")), files);
     }
-    fs::rename(&newer, host.data().join("record.db")).unwrap();
+    fs::remove_dir_all(&record).unwrap();
+    fs::rename(&newer, &record).unwrap();
     host.restart();
     assert!(host.log().contains("again has all entries"));
     assert!(!host.running().err().contains("OLDER"));
@@ -264,7 +255,7 @@ fn start__older_record_is_warned_and_keeps_files() {
 #[test]
 fn start__first_start_file_allows_new_record() {
     let (mut host, _ada) = full(false);
-    for part in ["record.db", "files", "heads"] {
+    for part in ["record", "record.db", "files", "heads"] {
         move_away(&host, part);
     }
     fs::remove_file(host.data().join("owner-invite")).ok();
@@ -275,6 +266,6 @@ fn start__first_start_file_allows_new_record() {
     host.stranger().joins("eve", &host.owner_link());
     // A missing record counts as a loss again.
     host.terminate().exits(0);
-    move_away(&host, "record.db");
-    refuses(&host.data(), &["record.db is missing or empty"]);
+    fs::remove_dir_all(host.data().join("record")).unwrap();
+    refuses(&host.data(), &["record is missing or empty"]);
 }

@@ -6,9 +6,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::data_dir::{full, move_away, serve};
+use crate::common::data_dir::{full, logged, move_away, serve};
 use crate::common::*;
-use rusqlite::Connection;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -32,7 +31,7 @@ fn start__first_start_resumes_after_crash_at_any_step() {
             fs::copy(data.join(file), next.join(file)).unwrap();
         }
         if there == steps.len() {
-            fs::write(next.join("record.db"), "").unwrap();
+            fs::create_dir(next.join("record")).unwrap();
         }
         let running = serve(&next, &[]);
         running.wait_lines(1);
@@ -116,9 +115,12 @@ fn start__symlinks_in_data_directory_are_not_followed() {
     let elsewhere = host.root().join("elsewhere");
     for file in [
         "server.log",
-        "record.db.lock",
+        "record.lock",
         "record.db",
-        "record.db-wal",
+        "record",
+        "record/marker",
+        "record/00000001.log",
+        "record/people.db",
         "heads",
         "identity/opaque-setup",
         "identity/tls-key.pem",
@@ -291,7 +293,7 @@ fn data_path__uri_like_name_is_a_plain_path() {
         running.wait_lines(1);
         running.signal(Signal::TERM);
         running.ended(LONG).exits(0);
-        let record = dir.path().join(name).join("record.db");
+        let record = dir.path().join(name).join("record/people.db");
         assert!(fs::metadata(&record).unwrap().len() > 0, "{name}");
     }
     assert!(!dir.path().join("x").exists());
@@ -332,13 +334,14 @@ fn server_log__moved_file_is_reopened() {
 
 #[test]
 fn start__clock_behind_newest_entry_is_warned() {
-    let (mut host, _ada) = full(false);
+    let (mut host, ada) = full(false);
+    host.restart();
+    let newest = ada.reads("lobby").pop().unwrap();
+    host.terminate().exits(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     for (ahead, warned) in [(3_600_000, true), (30_000, false)] {
-        let record = Connection::open(host.data().join("record.db")).unwrap();
-        let time = i64::try_from(now + ahead).unwrap();
-        record.execute("UPDATE entries SET time_ms = ?1 WHERE n = 3", [time]).unwrap();
-        drop(record);
+        let time = u64::try_from(now + ahead).unwrap().to_be_bytes();
+        logged(&host.data(), &newest).change(|entry| entry[..time.len()].copy_from_slice(&time));
         host.restart();
         let said = host.running().err();
         assert_eq!(said.contains("the clock is behind the newest entry"), warned, "{said}");

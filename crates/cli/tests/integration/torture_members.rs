@@ -399,7 +399,7 @@ fn attack__other_member_is_served_and_wal_is_bounded() {
         }
     });
     eprintln!("attack: {texts} texts, indexed {:?} after the start", asked.elapsed());
-    let wal = host.data().join("record.db-wal");
+    let wal = host.data().join("record/index.db-wal");
     let (quiet, _) = work(&person, &card, lasts, &wal);
     let mut failed = Vec::new();
     let attacks = [

@@ -1,6 +1,7 @@
 //! Changes of the record that a client must detect, and normal events that it must not report.
 
 use crate::common::{World, name, new_user, next, quick, until};
+use twinlock_client::Client;
 use twinlock_client::audit;
 use twinlock_client::enrol;
 use twinlock_client::error::{ClientError, Fault};
@@ -8,16 +9,26 @@ use twinlock_client::model::{Event, Options};
 use twinlock_client::profile::ProfileError;
 use twinlock_core::id::Link;
 use twinlock_core::invite::InviteLink;
+use twinlock_testing::copy_dir;
 use twinlock_testing::messages::LOBBY;
+use twinlock_testing::record_files::{
+    BODY_AT, LENGTH_AT, LINK_AT, LoggedEntry, SENDER_AT, TIME_AT,
+};
 use twinlock_transport::OsEntropy;
+
+/// The links of the lobby's entries.
+async fn links(client: &Client) -> Vec<Link> {
+    let page = client.read(LOBBY, 0, 512).await.unwrap();
+    page.entries.iter().map(|entry| entry.link.unwrap()).collect()
+}
 
 fn asking() -> Options {
     Options { send: false, ..quick() }
 }
 
-fn edit(world: &World, sql: &str) {
-    let record = rusqlite::Connection::open(world.data().join("record.db")).unwrap();
-    assert!(record.execute(sql, []).unwrap() > 0, "{sql}");
+/// Changes an entry in the record's file, from its time on.
+fn edit(world: &World, link: Link, change: impl FnOnce(&mut [u8])) {
+    LoggedEntry::find(&world.data(), &link).change(change);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +73,7 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     let (client, _events) = ada.start(asking());
     let mut listed = client.target("lobby").await.unwrap();
     assert_eq!(audit::audit(&client, listed.clone()).await.unwrap().receipts, 10);
+    let links = links(&client).await;
     // A listing with a lower head does not shorten the audit.
     listed.head = 5;
     listed.head_link = Some(Link([0; 32]));
@@ -70,7 +82,7 @@ async fn audit__reads_to_last_receipt_despite_lower_listed_head() {
     client.close().await;
 
     world.stop().await;
-    edit(&world, "UPDATE entries SET body = X'78' WHERE n = 8");
+    edit(&world, links[7], |entry| entry[BODY_AT] ^= 1);
     world.start().await;
     let (client, _events) = ada.start(asking());
     let listed = client.target("lobby").await.unwrap();
@@ -87,24 +99,21 @@ async fn audit__altered_entry_is_found_without_a_receipt() {
     ada.say("lobby", 10).await;
     let (client, _events) = ada.start(asking());
     let bob = world.join("bob", &ada.invite(&client).await).await;
+    let links = links(&client).await;
     client.close().await;
-    for (change, broken) in [
-        ("UPDATE entries SET sender = CAST('ada' AS BLOB) WHERE n = 3", 3),
-        ("UPDATE entries SET time_ms = time_ms + 1 WHERE n = 10", 10),
-        ("UPDATE entries SET link = zeroblob(32) WHERE n = 7", 7),
-        ("DELETE FROM entries WHERE n = 6", 6),
-    ] {
+    let whole = tempfile::tempdir().unwrap();
+    for (broken, at) in [(3, SENDER_AT), (10, TIME_AT), (7, LINK_AT), (6, LENGTH_AT)] {
         world.stop().await;
-        let whole = std::fs::read(world.data().join("record.db")).unwrap();
-        edit(&world, change);
+        copy_dir(&world.data().join("record"), whole.path());
+        edit(&world, links[broken as usize - 1], |entry| entry[at] ^= 1);
         world.start().await;
         let (client, _events) = bob.start(asking());
         let listed = client.target("lobby").await.unwrap();
         let audited = audit::audit(&client, listed).await.unwrap();
-        assert_eq!(audited.broken_at(), Some(broken), "{change}: {:?}", audited.fault);
+        assert_eq!(audited.broken_at(), Some(broken), "{at}: {:?}", audited.fault);
         client.close().await;
         world.stop().await;
-        std::fs::write(world.data().join("record.db"), whole).unwrap();
+        copy_dir(whole.path(), &world.data().join("record"));
         world.start().await;
     }
 }
@@ -124,7 +133,9 @@ async fn evidence__vanished_room_is_reported_unless_left() {
     client.close().await;
 
     world.stop().await;
-    edit(&world, "DELETE FROM members WHERE conversation = 2");
+    let people = rusqlite::Connection::open(world.data().join("record/people.db")).unwrap();
+    people.execute("DELETE FROM members WHERE conversation = 2", []).unwrap();
+    drop(people);
     world.start().await;
     let (client, _events) = ada.start(asking());
     let listed: Vec<u64> =

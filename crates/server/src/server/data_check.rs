@@ -10,12 +10,17 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use twinlock_store::Store;
+use twinlock_store_log::convert;
 
 use super::heads::Heads;
 use crate::config::Config;
 use crate::error::StartError;
 use crate::private::{self, Failed, failed};
 
+/// The record's directory.
+pub(crate) const RECORD: &str = "record";
+/// The record of versions up to 0.1, or the file that refuses them.
+pub(crate) const OLD_RECORD: &str = "record.db";
 const MARK: &str = "first-start";
 /// Files of the identity, in the order of their creation.
 const IDENTITY: [&str; 3] =
@@ -37,12 +42,15 @@ pub(super) fn inspect(
     heads: &Heads,
 ) -> Result<StartKind, StartError> {
     let marked = private::is_there(&data.join(MARK))?;
-    if has_record(data)? {
+    let record = data.join(RECORD);
+    let marker = record.join("marker");
+    if convert::is_due(&data.join(OLD_RECORD), &record)? || private::is_there(&marker)? {
         check_identity(data, config, heads, marked)?;
         return Ok(if marked { StartKind::First } else { StartKind::Later });
     }
     if let Some(trace) = trace(data, marked)? {
-        return Err(StartError::RecordLost { missing: data.join("record.db"), trace });
+        let missing = if listed(&record)?.is_empty() { record } else { marker };
+        return Err(StartError::RecordLost { missing, trace, data: data.to_owned() });
     }
     if !marked {
         private::write(&data.join(MARK), b"")?;
@@ -62,16 +70,6 @@ pub(super) async fn check_files(data: &Path, store: &dyn Store) -> Result<(), St
         return Err(StartError::FilesLost(dir));
     }
     Ok(())
-}
-
-/// Whether there is a record. An empty file counts as none: SQLite makes it a new database.
-fn has_record(data: &Path) -> Result<bool, Failed> {
-    let path = data.join("record.db");
-    match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        // The store reports anything that is not a regular file.
-        found => found.map(|meta| meta.len() > 0 || !meta.is_file()).map_err(failed("read", &path)),
-    }
 }
 
 fn check_identity(
@@ -94,9 +92,15 @@ fn check_identity(
 /// Finds evidence of a lost record. During an incomplete first start, the files that it creates
 /// before the record are not evidence.
 fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
-    for file in ["record.db-wal", super::heads::FILE, super::heads::MISSING, "owner-invite"] {
+    let segments = listed(&data.join(RECORD))?;
+    if let Some(path) = segments.into_iter().find(|path| path.extension() == Some("log".as_ref())) {
+        return Ok(Some(path));
+    }
+    let old = [OLD_RECORD, "record.db-wal", "record.db.before-log"];
+    let others = [super::heads::FILE, super::heads::MISSING, "owner-invite"];
+    for file in old.into_iter().chain(others) {
         let path = data.join(file);
-        // A record that was closed in order may leave an empty WAL.
+        // A file that is created anew may be empty.
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > 0) {
             return Ok(Some(path));
         }

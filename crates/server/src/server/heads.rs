@@ -15,7 +15,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
 use twinlock_store::{Newest, ReadLimit, Store, StoreError};
-use twinlock_store_embedded::Expected;
+use twinlock_store_log::Expected;
 
 use crate::error::StartError;
 use crate::private::{self, Failed};
@@ -40,36 +40,17 @@ pub(super) struct Heads {
     /// Pin of a self-signed certificate's key.
     pub(super) tls_pin: Option<TlsPin>,
     newest: Vec<Newest>,
-    /// The record was closed in order after this was written.
-    closed: bool,
 }
 
 impl Heads {
     /// What a record that is opened must have.
     pub(super) fn expected(&self) -> Expected {
-        Expected { entries: self.newest.clone(), closed: self.closed }
+        Expected { entries: self.newest.clone() }
     }
 
     /// The time of the newest entry, in ms since 1970.
     pub(super) fn newest_time_ms(&self) -> Option<u64> {
         self.newest.iter().map(|newest| newest.time_ms).max()
-    }
-
-    /// Notes that the record is open from now on.
-    pub(super) fn note_opening(&self, data: &Path) -> Result<(), Failed> {
-        match self.closed {
-            true => Self { closed: false, ..self.clone() }.write(data, FILE),
-            false => Ok(()),
-        }
-    }
-
-    /// Undoes [`Heads::note_opening`] for a start that was refused after it.
-    pub(super) fn restore(&self, data: &Path) {
-        if self.closed
-            && let Err(Failed { error, path, .. }) = self.write(data, FILE)
-        {
-            tracing::warn!(%error, path = %path.display(), "the heads file was not restored");
-        }
     }
 
     /// Reads the file. A damaged one counts as missing, with a warning.
@@ -105,8 +86,7 @@ impl Heads {
                     let (time_ms, link) = (number()?, Link(hex(words.next()?)?));
                     heads.newest.push(Newest { seq, conversation, n, time_ms, link });
                 }
-                "closed" => heads.closed = true,
-                // Written by a later version.
+                // Written by another version.
                 _ => {}
             }
         }
@@ -124,9 +104,6 @@ impl Heads {
         for Newest { seq, conversation, n, time_ms, link } in &self.newest {
             let link = HEXLOWER.encode(&link.0);
             text.push_str(&format!("entry {seq} {conversation} {n} {time_ms} {link}\n"));
-        }
-        if self.closed {
-            text.push_str("closed\n");
         }
         text.push_str("end\n");
         text
@@ -182,7 +159,7 @@ pub(super) async fn compare(
         return Ok(known.known);
     }
     warn(&lost, store, &path).await?;
-    let missing = Heads { newest: lost, closed: false, ..known.clone() };
+    let missing = Heads { newest: lost, ..known.clone() };
     if missing.newest != before.newest {
         missing.write(data, MISSING)?;
     }
@@ -228,13 +205,7 @@ pub(super) struct HeadFile {
 
 impl HeadFile {
     pub(super) fn new(data: &Path, server: ServerKey, tls_pin: Option<TlsPin>) -> Self {
-        let written = Heads {
-            known: false,
-            server: Some(server),
-            tls_pin,
-            newest: Vec::new(),
-            closed: false,
-        };
+        let written = Heads { known: false, server: Some(server), tls_pin, newest: Vec::new() };
         Self { data: data.to_owned(), written }
     }
 
@@ -252,20 +223,6 @@ impl HeadFile {
         let done = tokio::task::spawn_blocking(move || heads.write(&data, FILE).map(|()| heads));
         self.written = done.await.map_err(|error| StartError::Threads(error.into()))??;
         Ok(())
-    }
-
-    /// Writes that the record was closed in order, unless a failed checkpoint has left a WAL.
-    pub(super) fn write_closed(&self) {
-        let wal = std::fs::symlink_metadata(self.data.join("record.db-wal"));
-        if !wal.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            return;
-        }
-        let heads = Heads { closed: true, ..self.written.clone() };
-        if heads.known
-            && let Err(Failed { error, path, .. }) = heads.write(&self.data, FILE)
-        {
-            tracing::warn!(%error, path = %path.display(), "the orderly end was not written to the heads file");
-        }
     }
 
     /// Like [`HeadFile::write`], but only logs a failure.
@@ -298,7 +255,6 @@ mod tests {
             server: Some(ServerKey([1; 32])),
             tls_pin: Some(TlsPin([2; 32])),
             newest: vec![at(1), at(2)],
-            closed: true,
         };
         let text = heads.text();
         assert_eq!(Heads::parse(&text), Some(heads.clone()));

@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinSet;
 use twinlock_core::id::TlsPin;
 use twinlock_core::invite::Address;
 use twinlock_core::opaque::ServerSetup;
 use twinlock_store::Store;
-use twinlock_store_embedded::{EmbeddedStore, RecordLock};
+use twinlock_store_log::convert::{self, Progress};
+use twinlock_store_log::{Expected, LogStore, RecordLock, StoreOptions};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::ServerTls;
 
-use super::data_check::{self, StartKind};
+use super::data_check::{self, OLD_RECORD, RECORD, StartKind};
 use super::heads::{self, HeadFile, Heads};
 use super::listeners::{BoundSocket, accept, address_of, public_address};
 use super::{FILE_ONLY, Server, clock, upkeep};
@@ -29,26 +30,43 @@ use crate::record::Record;
 use crate::services::Services;
 use crate::{classic, private, session};
 
+/// Interval of the log's lines about a conversion.
+const REPORTED: Duration = Duration::from_secs(20);
+
 impl Server {
     /// Opens or creates identity and record, and listens. Requires a Tokio runtime.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with_progress(config, |_| {}).await
+    }
+
+    /// [`Server::start`], which reports how far the conversion of a record of version 0.1 is. It
+    /// takes about 10 s for a million entries. Dropping the future does not end it; the end of the
+    /// process does, at any moment.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with_progress(
+        mut config: Config,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<Self, StartError> {
         if Address::new("localhost", 1).and_then(|a| a.with_path(&config.websocket_path)).is_err() {
             return Err(StartError::WebsocketPath(config.websocket_path));
         }
         let data = private::data_directory(&config.data)?;
         config.data.clone_from(&data);
         // Taken before the directory is inspected: another process may be creating it.
-        let lock = RecordLock::take(&record_path(&data))?;
+        let lock = RecordLock::take(&data.join(RECORD))?;
         let known = Heads::read(&data, heads::FILE)?;
         let start = data_check::inspect(&data, &config, &known)?;
         let (identity, setup) = open_identity(&config)?;
-        let store = open_store(&config, &setup, lock, start, &known)?;
+        let store = open_store(&config, &setup, lock, known.expected(), progress).await?;
         let started = Self::start_on(config, identity, setup, store.clone(), &known, start).await;
-        if started.is_err() && store.close().await.is_ok() {
-            known.restore(&data);
+        if started.is_err() {
+            // The error of the start counts.
+            store.close().await.ok();
         }
         started
     }
@@ -149,10 +167,6 @@ fn setup_path(data: &Path) -> PathBuf {
     identity_dir(data).join("opaque-setup")
 }
 
-fn record_path(data: &Path) -> PathBuf {
-    data.join("record.db")
-}
-
 fn identity_dir(data: &Path) -> PathBuf {
     data.join("identity")
 }
@@ -171,25 +185,47 @@ fn open_identity(config: &Config) -> Result<(Identity, ServerSetup), StartError>
     Ok((identity, setup))
 }
 
-fn open_store(
+/// Opens the record, and converts an old one before. Reading the end of the log takes time.
+async fn open_store(
     config: &Config,
     setup: &ServerSetup,
     lock: RecordLock,
-    start: StartKind,
-    known: &Heads,
+    expected: Expected,
+    mut progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let options = twinlock_store_embedded::StoreOptions::new(setup.server_key(), setup.row_key());
-    let options = options.bounds(config.limits.bounds);
-    if start == StartKind::Later {
-        lock.check(&known.expected())?;
-        known.note_opening(&config.data)?;
-    }
-    EmbeddedStore::open_locked(lock, options).map(|store| -> Arc<dyn Store> { store }).map_err(
-        |error| {
-            known.restore(&config.data);
-            error.into()
-        },
-    )
+    let (database, directory) = (config.data.join(OLD_RECORD), config.data.join(RECORD));
+    let (server_key, row_key) = (setup.server_key(), setup.row_key());
+    let options = StoreOptions::new(server_key, setup.row_key()).bounds(config.limits.bounds);
+    let open = move || -> Result<Arc<dyn Store>, StartError> {
+        if convert::is_due(&database, &directory)? {
+            tracing::info!("converting the record into its new form; nothing has to be done");
+            let (begun, mut told) = (Instant::now(), Instant::now());
+            let mut report = |at: Progress| {
+                if told.elapsed() >= REPORTED {
+                    told = Instant::now();
+                    tracing::info!(stage = ?at.stage, done = at.done, total = at.total, "converting the record");
+                }
+                progress(at);
+            };
+            let converted = convert::convert(
+                &database,
+                &directory,
+                &row_key,
+                &server_key,
+                &expected,
+                &mut report,
+            )?;
+            tracing::info!(
+                entries = converted.entries,
+                seconds = begun.elapsed().as_secs(),
+                "the record is converted; record.db.before-log, the old one, is removed with the first \
+                 erasure, or in 30 days"
+            );
+        }
+        Ok(LogStore::open_locked(lock, options, &Expected::default())?)
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.map_err(|error| StartError::Threads(error.into()))?
 }
 
 /// The part of an address that a certificate can contain: a scope is valid on this machine only.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::common::files::*;
 use crate::common::*;
 use twinlock_core::proto::{self, RefusalReason, item::What, request::Op};
-use twinlock_testing::bytes;
+use twinlock_testing::{bytes, copy_dir};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content__stored_once_until_last_entry_is_erased() {
@@ -139,20 +139,24 @@ async fn content__quarantined_is_restored_with_newer_record() {
     drop(ada);
     let mut host = host.restart(|_| ()).await;
     let data = host.data();
-    let older = fs::read(data.join("record.db")).unwrap();
+    let (record, kept) = (data.join("record"), tempfile::tempdir().unwrap());
+    let (older, newer) = (kept.path().join("older"), kept.path().join("newer"));
+    copy_dir(&record, &older);
     ada = host.connect(laptop.credential()).await.unwrap();
     let kept = bytes(MIB, 2);
     ada.upload(random(), "kept", &kept).await.unwrap();
     drop(ada);
     host.stop().await;
-    let newer = fs::read(data.join("record.db")).unwrap();
-    fs::write(data.join("record.db"), older).unwrap();
+    copy_dir(&record, &newer);
+    fs::remove_dir_all(&record).unwrap();
+    copy_dir(&older, &record);
     // Without the head file, which would detect the older record at the second start.
     fs::remove_file(data.join("heads")).unwrap();
     let mut host = host.restart(|_| ()).await.restart(|_| ()).await;
     eventually("it is set aside", || blobs(&host).is_empty()).await;
     host.stop().await;
-    fs::write(data.join("record.db"), newer).unwrap();
+    fs::remove_dir_all(&record).unwrap();
+    copy_dir(&newer, &record);
     let host = host.restart(|_| ()).await;
     eventually("it is back", || blobs(&host).len() == 1).await;
     let mut ada = host.connect(laptop.credential()).await.unwrap();

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::common::*;
 use prost::Message as _;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 use twinlock_core::frame::CloseCode;
 use twinlock_core::proto::{self, RefusalReason, item::What, request::Op};
 use twinlock_core::session::SessionConfig;
@@ -29,15 +31,14 @@ async fn append__beyond_in_flight_limit_is_acked_in_order() {
 async fn append__later_ones_fail_after_a_failed_append() {
     let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;
-    // The record accepts every entry except this one.
-    let record = rusqlite::Connection::open(host.data().join("record.db")).unwrap();
-    let fails = "CREATE TRIGGER fails BEFORE INSERT ON entries WHEN NEW.body = CAST('one' AS BLOB)
-                 BEGIN SELECT RAISE(ABORT, 'as on a disk that fails'); END";
-    record.execute_batch(fails).unwrap();
     let (one, two) = (append(LOBBY, "one"), append(LOBBY, "two"));
+    // Nothing can be written, as on a full disk.
+    let _caught = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).unwrap();
+    let limit = getrlimit(Resource::Fsize);
+    setrlimit(Resource::Fsize, Rlimit { current: Some(0), ..limit }).unwrap();
     assert_eq!(ada.ask(one.clone()).await, Err(RefusalReason::Storage));
     // For the server, this was sent before the client received the refusal.
-    record.execute_batch("DROP TRIGGER fails").unwrap();
+    setrlimit(Resource::Fsize, limit).unwrap();
     assert_eq!(ada.ask(two.clone()).await, Err(RefusalReason::Storage));
     // Other sessions are not affected.
     let (_, mut bob) = host.member(&mut ada, "bob").await;

@@ -104,7 +104,7 @@ async fn request_queue__dropped_at_maximum_session_age() {
 
 /// Locks the record as another program could: every write waits.
 fn hold_record(host: &TestServer) -> rusqlite::Connection {
-    let record = rusqlite::Connection::open(host.data().join("record.db")).unwrap();
+    let record = rusqlite::Connection::open(host.data().join("record/people.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
     record.execute_batch("BEGIN IMMEDIATE").unwrap();
     record

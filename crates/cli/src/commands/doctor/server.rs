@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twinlock_client::doctor::Step;
 use twinlock_client::error::Fault;
-use twinlock_server::inspect::{self, PortCheck, RecordState};
+use twinlock_server::inspect::{self, PortCheck, RecordState, Room};
 use twinlock_server::{Config, process};
 
 /// A certificate that ends sooner is worth a warning.
@@ -60,15 +60,15 @@ pub(super) fn examine(mut config: Config) -> Vec<Step> {
     let is_running = matches!(record, Ok(RecordState::InUse));
     steps.push(
         match record {
-            Ok(RecordState::Good) => Step::ok("record", "the quick check found no fault"),
+            Ok(RecordState::Good) => Step::ok(
+                "record",
+                "the quick check found no fault; `twinlock records check` reads all of it",
+            ),
             Ok(RecordState::InUse) => Step::ok(
                 "record",
                 "a running server holds its lock and checked it at its start; not read again",
             ),
-            Ok(RecordState::Busy) => {
-                Step::warning("record", "another program has it open, so it was not read")
-                    .remedy("end that program (a backup, `sqlite3`), and repeat")
-            }
+            Ok(RecordState::Old(room)) => old_form(room),
             Ok(RecordState::Missing) => {
                 Step::warning("record", "none yet; the first start creates it")
             }
@@ -87,6 +87,20 @@ pub(super) fn examine(mut config: Config) -> Vec<Step> {
     steps.push(disk(&config));
     steps.push(clock(&config));
     steps
+}
+
+/// A record of version 0.1.
+fn old_form(Room { needed, available }: Room) -> Step {
+    let (needs, free) = (needed.div_ceil(MIB), available / MIB);
+    let text = format!(
+        "it has the form of version 0.1; the next start converts it, which takes up to {needs} MiB"
+    );
+    let step = match available < needed {
+        true => Step::failed("record", Fault::Local, format!("{text}, and {free} MiB are free"))
+            .remedy("make room on the disk of the directory"),
+        false => Step::ok("record", format!("{text} of the {free} MiB that are free")),
+    };
+    step.fact("needed", needed).fact("free", available)
 }
 
 fn permissions(config: &Config, open: &[PathBuf]) -> Step {

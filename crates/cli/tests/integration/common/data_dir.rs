@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use serde_json::Value;
+use twinlock_core::id::Link;
+use twinlock_testing::record_files::LoggedEntry;
 
 pub fn serve(data: &Path, args: &[&str]) -> Running {
     let mut command = twinlock();
@@ -26,6 +29,12 @@ pub fn full(kill: bool) -> (Host, Person) {
         drop(host.terminate().exits(0))
     }
     (host, ada)
+}
+
+/// An entry in the log of a server that is stopped; `shown` is its JSON.
+pub fn logged(data: &Path, shown: &Value) -> LoggedEntry {
+    let link = data_encoding::HEXLOWER.decode(shown["link"].as_str().unwrap().as_bytes());
+    LoggedEntry::find(data, &Link(link.unwrap().try_into().unwrap()))
 }
 
 pub fn move_away(host: &Host, part: &str) -> PathBuf {

@@ -7,7 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,7 +35,6 @@ pub struct Life {
 /// A child that writes its acks into the log.
 pub struct Acking {
     child: Child,
-    acked: Arc<AtomicUsize>,
 }
 
 impl Drop for Acking {
@@ -56,23 +54,16 @@ impl Acking {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let (disk, acked) = (Arc::clone(disk), Arc::new(AtomicUsize::new(0)));
-        let count = Arc::clone(&acked);
+        let disk = Arc::clone(disk);
         let acks = std::thread::spawn(move || {
             for line in lines(stdout) {
                 let said: Value = serde_json::from_str(&line).unwrap();
                 if said["link"].is_string() {
                     disk.mark(&line);
-                    count.fetch_add(1, Ordering::Release);
                 }
             }
         });
-        (Self { child, acked }, stdin, acks)
-    }
-
-    /// The number of acks in the log.
-    pub fn acked(&self) -> usize {
-        self.acked.load(Ordering::Acquire)
+        (Self { child }, stdin, acks)
     }
 
     pub fn ended(&mut self) -> Option<i32> {
@@ -228,9 +219,11 @@ pub struct Tally {
 pub fn keeps(root: tempfile::TempDir, acked: &[Value], seed: u64) -> usize {
     let ada = Person { home: root.path().join("ada"), address: None };
     // Shared memory is undefined after a crash, but the file often still exists.
-    if seed.is_multiple_of(2) && root.path().join("data/record.db-wal").exists() {
-        std::fs::write(root.path().join("data/record.db-shm"), vec![seed as u8; 32 * 1024])
-            .unwrap();
+    for database in ["people.db", "index.db", "words.db"] {
+        let file = |suffix| root.path().join(format!("data/record/{database}-{suffix}"));
+        if seed.is_multiple_of(2) && file("wal").exists() {
+            std::fs::write(file("shm"), vec![seed as u8; 32 * 1024]).unwrap();
+        }
     }
     let mut host = Host::start_in(root, &[]);
     let ada = ada.by(host.address());
@@ -274,8 +267,8 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         for entry in std::fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            let beside = ["server.log", "record.db.lock", "record.db-shm"];
-            let beside = beside.iter().any(|one| name.starts_with(one));
+            let beside = ["server.log", "record.lock"].iter().any(|one| name.starts_with(one));
+            let beside = beside || name.ends_with("-shm");
             if path.is_dir() {
                 dirs.push(path);
             } else if !beside {

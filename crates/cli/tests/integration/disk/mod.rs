@@ -40,8 +40,6 @@ pub struct Aim {
 pub enum Deed {
     FailSync,
     FailWrite,
-    /// The next write waits until it is released.
-    Hold,
 }
 
 impl Deed {
@@ -126,7 +124,7 @@ impl Disk {
 
     /// Applies a deed to the next `times` syncs or writes of one file by one thread.
     pub fn aim(&self, deed: Deed, aim: Aim, times: u32, error: u32) {
-        self.release(deed);
+        self.orders.write_all_at(&0_u32.to_le_bytes(), deed.place()).unwrap();
         let mut words = [0; 44];
         words[..aim.file.len()].copy_from_slice(aim.file.as_bytes());
         words[28..28 + aim.thread.len()].copy_from_slice(aim.thread.as_bytes());
@@ -134,11 +132,6 @@ impl Disk {
         self.orders.write_all_at(&error.to_le_bytes(), deed.place() + 8).unwrap();
         self.orders.write_all_at(&0_u32.to_le_bytes(), deed.place() + 4).unwrap();
         self.orders.write_all_at(&times.to_le_bytes(), deed.place()).unwrap();
-    }
-
-    /// Cancels the deed; a held write continues.
-    pub fn release(&self, deed: Deed) {
-        self.orders.write_all_at(&0_u32.to_le_bytes(), deed.place()).unwrap();
     }
 
     /// How often the deed happened since it was aimed.

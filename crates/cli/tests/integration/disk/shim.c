@@ -53,7 +53,6 @@ struct orders {
     uint32_t left;         /* changes until the process is killed; 0: no end */
     uint32_t forgets;      /* 1: what a failed sync was to bring is gone from the file */
     struct aim sync, write; /* so many of the next fail */
-    struct aim held;        /* the next write waits until `left` is 0 */
 };
 
 #define REAL(name) ((__typeof__(&name))real(#name))
@@ -186,16 +185,6 @@ static int aimed_fault(volatile struct aim *aim, int fd) {
     __sync_fetch_and_add(&orders->faults, 1);
     errno = (int)aim->error;
     return 1;
-}
-
-/* Before a write has its turn: others go on. */
-static void hold(int fd) {
-    if (!is_aimed_at(&orders->held, fd)) return;
-    orders->held.hits++;
-    for (int i = 0; orders->held.left; i++) {
-        if (i == 60000) abort();
-        usleep(1000);
-    }
 }
 
 __attribute__((constructor)) static void start(void) {
@@ -350,6 +339,15 @@ struct before {
 };
 static struct before *kept;
 
+/* The same file to read or to write: `fd`, or a new descriptor if it is for the other only. */
+static int with_mode(int fd, int mode) {
+    int has = fcntl(fd, F_GETFL) & O_ACCMODE;
+    if (has == O_RDWR || has == mode) return fd;
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return REAL(open)(path, mode | O_CLOEXEC);
+}
+
 /* Called in turn. */
 static void keep(int fd, int64_t at, const struct iovec *part) {
     struct stat st;
@@ -359,13 +357,7 @@ static void keep(int fd, int64_t at, const struct iovec *part) {
     if (!one) abort();
     *one = (struct before){kept, at, part->iov_len, st.st_ino};
     /* What was beyond the end is zeros. */
-    int from = fd;
-    if ((fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY) {
-        /* The same file, to read from. */
-        char path[32];
-        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-        from = REAL(open)(path, O_RDONLY | O_CLOEXEC);
-    }
+    int from = with_mode(fd, O_RDONLY);
     if (pread(from, one->bytes, one->n, at) < 0) abort();
     if (from != fd) close(from);
     kept = one;
@@ -373,25 +365,26 @@ static void keep(int fd, int64_t at, const struct iovec *part) {
 
 /* A sync has ended: nothing of before is needed any more, or all of it is there again. */
 static void forget(int fd, uint64_t ino, int fails) {
+    int to = fails ? with_mode(fd, O_WRONLY) : fd;
     for (struct before **at = &kept, *one; (one = *at);) {
         if (one->ino != ino) {
             at = &one->older;
             continue;
         }
         if (fails) {
-            if (REAL(pwrite)(fd, one->bytes, one->n, one->at) != (ssize_t)one->n) abort();
+            if (REAL(pwrite)(to, one->bytes, one->n, one->at) != (ssize_t)one->n) abort();
             note(WRITE, 0, ino, (uint64_t)one->at, one->bytes, one->n, NULL, 0);
         }
         *at = one->older;
         free(one);
     }
+    if (to != fd) close(to);
 }
 
 #define WRITER(call, parts, at)                                                \
     {                                                                          \
         uint64_t ino = ours(fd);                                               \
         if (!ino) return call;                                                 \
-        hold(fd);                                                              \
         enter();                                                               \
         int fails = no_room() || aimed_fault(&orders->write, fd);              \
         if (!fails) keep(fd, at, parts);                                       \

@@ -101,9 +101,16 @@ async fn catch_up__waiting_does_not_block_append_hand_over() {
     let often = |config: &mut SessionConfig| config.timing.rekey_pause = Duration::ZERO;
     let mut ada = host.connect_with(laptop.credential(), b"", often).await.unwrap();
     ada.follow(LOBBY, 0).await.unwrap();
-    let record = rusqlite::Connection::open(host.data().join("record.db")).unwrap();
+    let record = rusqlite::Connection::open(host.data().join("record/people.db")).unwrap();
     record.busy_timeout(SOON).unwrap();
     record.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // The recorder waits for this one, and the appends for the recorder.
+    let topic = proto::SetTopic { conversation: LOBBY, topic: "first".to_owned() };
+    let mut other = host.connect(laptop.credential()).await.unwrap();
+    other.post(Op::SetTopic(topic));
+    other.push_out().await.unwrap();
+    // Its topic is in the recorder's hands before the first append.
+    tokio::task::yield_now().await;
     // More than the queue and the sockets hold: bob's session waits for room.
     let text = "x".repeat(32 * 1024);
     let ids: Vec<_> = (0..1600).map(|_| bob.post(append(LOBBY, &text))).collect();
