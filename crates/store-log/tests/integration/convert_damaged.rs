@@ -10,10 +10,8 @@ use twinlock_core::keys::RowKey;
 use twinlock_store::LOBBY;
 use twinlock_store_log::{Expected, OpenError, convert};
 
-use crate::common::contract::*;
-use crate::common::old_record::{SERVER_KEY, row_key};
-use crate::common::{entry, say};
-use crate::convert::{convert, convert_expecting, database, fixture, open_old};
+use crate::common::old_record::{SERVER_KEY, grow, row_key};
+use crate::convert::{convert, convert_expecting, database, fixture};
 
 /// Names and content of the files of a directory, without the index of a WAL.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -154,13 +152,12 @@ fn convert__newer_and_foreign_databases_are_refused() {
 #[tokio::test]
 async fn convert__record_without_acknowledged_entries_is_refused() {
     let dir = fixture();
-    let store = open_old(dir.path());
-    say(&*store, entry(LOBBY, "ada", "newer than the fixture")).await;
-    let newest = store.newest(10).await.unwrap();
-    store.close().await.unwrap();
+    let mut conn = Connection::open(database(&dir)).unwrap();
+    let newest = grow(&mut conn, LOBBY, &["newer than the fixture".to_owned()]);
+    conn.close().unwrap();
     let older = fixture();
     let mut expected = Expected::default();
-    expected.entries.extend(newest);
+    expected.entries.push(newest);
     let text = "which was acknowledged, is missing";
     refused(older.path(), &expected, text);
     convert_expecting(dir.path(), &expected).unwrap();
@@ -175,19 +172,19 @@ async fn convert__record_without_acknowledged_entries_is_refused() {
 #[tokio::test]
 async fn convert__wal_of_another_time_is_refused() {
     let dir = fixture();
-    let store = open_old(dir.path());
+    let mut conn = Connection::open(database(&dir)).unwrap();
     for n in 0..200 {
-        say(&*store, entry(LOBBY, "ada", &format!("early {n} {}", "x".repeat(500)))).await;
+        grow(&mut conn, LOBBY, &[format!("early {n} {}", "x".repeat(500))]);
     }
     let wal = dir.path().join("record.db-wal");
     let early = fs::read(&wal).unwrap();
     assert!(!early.is_empty());
-    store.close().await.unwrap();
-    let store = open_old(dir.path());
+    conn.close().unwrap();
+    let mut conn = Connection::open(database(&dir)).unwrap();
     for n in 0..400 {
-        say(&*store, entry(LOBBY, "bob", &format!("late {n} {}", "y".repeat(700)))).await;
+        grow(&mut conn, LOBBY, &[format!("late {n} {}", "y".repeat(700))]);
     }
-    store.close().await.unwrap();
+    conn.close().unwrap();
     fs::write(&wal, early).unwrap();
     refused(dir.path(), &Expected::default(), "do not belong together");
     fs::remove_file(&wal).unwrap();

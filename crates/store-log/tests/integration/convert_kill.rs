@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use rusqlite::Connection;
 use twinlock_core::id::Link;
 use twinlock_store::LOBBY;
 use twinlock_store_log::convert;
 
 use crate::common::contract::*;
-use crate::common::{entry, links};
-use crate::convert::{convert, open_new, open_old};
+use crate::common::links;
+use crate::common::old_record::{grow, links_of};
+use crate::convert::{convert, open_new};
 
 const CHILD: &str = "TWINLOCK_CONVERSION_KILLED";
 const NAME: &str = "convert_kill::convert__killed_at_any_moment_loses_nothing";
@@ -34,14 +36,12 @@ async fn convert__killed_at_any_moment_loses_nothing() {
         return;
     }
     let original = crate::convert::fixture();
-    let store = open_old(original.path());
-    for first in (0..ENTRIES).step_by(500) {
-        let text = |n: usize| format!("entry {n} {}", "x".repeat(n % 400));
-        let batch = (first..first + 500).map(|n| entry(LOBBY, "ada", &text(n))).collect();
-        store.append(batch).await.unwrap();
-    }
-    let before = links(&*store, LOBBY).await.unwrap();
-    store.close().await.unwrap();
+    let mut conn = Connection::open(crate::convert::database(&original)).unwrap();
+    let texts: Vec<_> =
+        (0..ENTRIES).map(|n| format!("entry {n} {}", "x".repeat(n % 400))).collect();
+    grow(&mut conn, LOBBY, &texts);
+    let before = links_of(&conn, LOBBY);
+    conn.close().unwrap();
     let original = original.path().join("record.db");
 
     let begin = Instant::now();

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use rusqlite::{Connection, params};
 use twinlock_core::chain::EntryKind;
+use twinlock_core::chain::{self, Linked};
 use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{CredentialId, DeviceId, InviteId, MessageId, Name, Sender, ServerKey};
+use twinlock_core::id::{Link, Salt};
 use twinlock_core::keys::RowKey;
-use twinlock_store::{Appended, Clock, LOBBY, NewEntry, ReadLimit, Store};
+use twinlock_store::{Appended, Clock, LOBBY, NewEntry, Newest, ReadLimit, Store};
 
 pub(crate) const SERVER_KEY: ServerKey = ServerKey([0x5e; 32]);
 /// When the fixture was made: its clock begins here.
@@ -176,4 +179,68 @@ pub(crate) async fn repeat(store: &dyn Store, number: u64, user: &str) -> Vec<Ap
         body: Bytes::from_static(b"another body"),
     };
     store.append(vec![new]).await.unwrap()
+}
+
+/// The newest entry of a conversation in the old form.
+pub(crate) fn newest_of(conn: &Connection, conversation: u64) -> Newest {
+    let newest = "SELECT seq, n, time_ms, link FROM entries WHERE conversation = ?1
+                  ORDER BY n DESC LIMIT 1";
+    let number = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+    conn.query_row(newest, [conversation.cast_signed()], |row| {
+        let link = Link(row.get(3)?);
+        let (seq, n, time_ms) = (number(row, 0)?, number(row, 1)?, number(row, 2)?);
+        Ok(Newest { seq, conversation, n, time_ms, link })
+    })
+    .unwrap()
+}
+
+/// Records texts of ada, in one transaction and as the old form did. Returns the newest entry.
+pub(crate) fn grow(conn: &mut Connection, conversation: u64, texts: &[String]) -> Newest {
+    let mut at = newest_of(conn, conversation);
+    let transaction = conn.transaction().unwrap();
+    let ada: i64 = transaction
+        .query_row("SELECT id FROM users WHERE name = 'ada'", [], |row| row.get(0))
+        .unwrap();
+    let sender = Sender::new(&name("ada"), None).to_string().into_bytes();
+    for text in texts {
+        (at.n, at.time_ms) = (at.n + 1, at.time_ms + 1);
+        let (message_id, salt) = (id(1 << 40 | at.n), Salt([at.n as u8; 16]));
+        let commit = chain::commit(&salt, text.as_bytes());
+        let entry = Linked {
+            conversation,
+            n: at.n,
+            time_ms: at.time_ms,
+            message_id: &message_id,
+            kind: EntryKind::TEXT,
+            sender: &sender,
+            commit: &commit,
+        };
+        at.link = entry.link(&at.link).unwrap();
+        let insert = "INSERT INTO entries
+            (conversation, n, time_ms, user, message_id, kind, sender, link, salt, body)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let row = params![
+            conversation.cast_signed(),
+            at.n.cast_signed(),
+            at.time_ms.cast_signed(),
+            ada,
+            message_id.0,
+            EntryKind::TEXT.0,
+            sender,
+            at.link.0,
+            salt.0,
+            text.as_bytes()
+        ];
+        transaction.prepare_cached(insert).unwrap().execute(row).unwrap();
+    }
+    transaction.commit().unwrap();
+    newest_of(conn, conversation)
+}
+
+/// The links of a conversation in the old form.
+pub(crate) fn links_of(conn: &Connection, conversation: u64) -> Vec<Link> {
+    let links = "SELECT link FROM entries WHERE conversation = ?1 ORDER BY n";
+    let mut links = conn.prepare(links).unwrap();
+    let links = links.query_map([conversation.cast_signed()], |row| row.get(0).map(Link)).unwrap();
+    links.map(Result::unwrap).collect()
 }
