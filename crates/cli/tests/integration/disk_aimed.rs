@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 const PEOPLE: Aim = Aim { file: "/people.db", thread: "indexer" };
 const PEOPLE_WAL: Aim = Aim { file: "/people.db-wal", thread: "indexer" };
+const SEGMENT: Aim = Aim { file: "/record/00000001.log", thread: "" };
 /// Interval between two checkpoints of the accounts.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 const SPARE: Aim = Aim { file: "/spare", thread: "log-spare" };
@@ -94,6 +95,26 @@ fn accounts__failed_sync_of_a_checkpoint_loses_nothing() {
         rooms.are_there();
         rooms.stage.acks(&["send", "--json", "lobby", "ada 00001 again"], 0);
         keeps_every_ack(&rooms.stage.life(aim.file));
+    }
+}
+
+/// The kernel drops what it could not write, so the batch is gone from the file too.
+#[test]
+fn segment__commit_whose_sync_failed_is_written_again() {
+    for killed in [false, true] {
+        let mut stage = Stage::new(Orders::default());
+        stage.disk.forget_what_fails();
+        stage.acks(&["send", "--json", "lobby", "ada 00000 before"], 0);
+        stage.disk.aim(Deed::FailSync, SEGMENT, 1, EIO);
+        stage.acks(&["send", "--json", "--timeout", "1s", "lobby", "ada 00001 fails"], 6);
+        assert_eq!(stage.disk.hits(Deed::FailSync), 1);
+        if killed {
+            stage.host.kill();
+            stage.host.restart();
+        }
+        // The refused one waits in the outbox, and goes first.
+        stage.acks(&["send", "--json", "lobby", "ada 00002 after"], 0);
+        keeps_every_ack(&stage.life(if killed { "killed" } else { "steady" }));
     }
 }
 
