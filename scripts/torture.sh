@@ -63,7 +63,7 @@ echo "TWINLOCK_SEED=$TWINLOCK_SEED"
 ./scripts/middles.sh || true
 # The build is outside the time limit. One package at a time, or cargo unifies their features and
 # builds them again below.
-for package in twinlock twinlock-client twinlock-store-log; do
+for package in twinlock twinlock-client twinlock-store-embedded; do
     "$cargo" test "${arguments[@]}" --package "$package" --no-run --test integration
 done
 for package in twinlock twinlock-server; do
@@ -71,9 +71,9 @@ for package in twinlock twinlock-server; do
 done
 began=$SECONDS
 part twinlock kills::kill__under_load
-part twinlock-store-log record_kill::
-part twinlock-store-log record_duplicates::
-part twinlock-store-log convert_kill::
+part twinlock-store-embedded record_kill::
+part twinlock-store-embedded record_duplicates::
+part twinlock-store-embedded convert_kill::
 part twinlock power::
 part twinlock-client network::
 part twinlock disconnects::

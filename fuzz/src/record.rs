@@ -9,7 +9,7 @@ use twinlock_core::chain::{self, EntryKind, Linked, Position};
 use twinlock_core::id::{Link, MessageId, Salt, Sender, ServerKey};
 use twinlock_core::keys::RowKey;
 use twinlock_store::{Appended, EntryLog as _, EntrySearch as _, LOBBY, NewEntry};
-use twinlock_store_log::{LogStore, StoreOptions};
+use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
 
 use crate::input::Input;
 
@@ -107,7 +107,7 @@ const BODIES: [&str; 6] = [
 
 struct OpenRecord {
     runtime: Runtime,
-    store: Arc<LogStore>,
+    store: Arc<EmbeddedStore>,
     _dir: TempDir,
 }
 
@@ -117,7 +117,7 @@ fn open() -> &'static OpenRecord {
     OPEN.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let options = StoreOptions::new(ServerKey([3; 32]), RowKey::new(&[4; 32]));
-        let store = LogStore::open(&dir.path().join("record"), options).unwrap();
+        let store = EmbeddedStore::open(&dir.path().join("record"), options).unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let entry = |(n, body): (u8, &&str)| NewEntry {
             conversation: LOBBY,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use twinlock_store::StoreError;
-use twinlock_store_log::OpenError;
+use twinlock_store_embedded::OpenError;
 use twinlock_transport::tls::TlsFault;
 
 use crate::identity::IdentityError;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twinlock_core::opaque::ServerSetup;
-pub use twinlock_store_log::convert::Room;
-use twinlock_store_log::{CheckKeys, check_record, convert, examine_record};
-pub use twinlock_store_log::{CheckProgress, Finding, RecordReport, RecordState};
+pub use twinlock_store_embedded::convert::Room;
+use twinlock_store_embedded::{CheckKeys, check_record, convert, examine_record};
+pub use twinlock_store_embedded::{CheckProgress, Finding, RecordReport, RecordState};
 use twinlock_transport::tls::ServerCert;
 
 use crate::config::Config;

@@ -41,4 +41,6 @@ mod session;
 pub use config::{ClassicConfig, Config, Limits};
 pub use error::StartError;
 pub use server::{FILE_ONLY, Server, make_data_directory};
-pub use twinlock_store_log::convert::{Progress as ConversionProgress, Stage as ConversionStage};
+pub use twinlock_store_embedded::convert::{
+    Progress as ConversionProgress, Stage as ConversionStage,
+};

@@ -23,7 +23,7 @@ use twinlock_core::frame::CloseCode;
 use twinlock_core::id::{ConversationId, ServerKey, TlsPin};
 use twinlock_core::invite::{Address, InviteLink};
 use twinlock_store::StoreError;
-use twinlock_store_log::Expected;
+use twinlock_store_embedded::Expected;
 
 use crate::admission::ListenerKind;
 use crate::error::StartError;

@@ -32,8 +32,7 @@ async fn main() {
     let per_call = args.next().map_or(1, |s| s.parse().expect("entries a call"));
     let dir = tempfile::tempdir_in(below).unwrap();
     let options = StoreOptions::new(ServerKey([1; 32]), RowKey::new(&[2; 32]));
-    let store: Arc<dyn Store> =
-        EmbeddedStore::open(&dir.path().join("record.db"), options).unwrap();
+    let store: Arc<dyn Store> = EmbeddedStore::open(&dir.path().join("record"), options).unwrap();
     for task in 0..TASKS {
         register(&*store, task).await;
     }

@@ -1,11 +1,10 @@
 //! The traits of the contract for [`EmbeddedStore`]: each method delegates to a module.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
 use twinlock_store::sequencer::PreparedEntry;
@@ -17,10 +16,11 @@ use twinlock_store::{
     StoredClassicKey, StoredConversation, StoredDevice, StoredPerson,
 };
 
-use crate::index::ENTRY;
-use crate::recorder::{AppendCommand, RecorderCommand};
-use crate::store::{EmbeddedStore, QUEUE, join};
-use crate::{classic, conversations, credentials, entries, files, people, search, sources};
+use crate::people::{accounts, classic, conversations, credentials, files, members, sources};
+use crate::recorder::{AppendCommand, EraseCommand, RecorderCommand};
+use crate::store::{EmbeddedStore, QUEUE, Threads};
+use crate::words;
+use crate::words::ENTRY;
 
 #[async_trait]
 impl EntryLog for EmbeddedStore {
@@ -52,11 +52,16 @@ impl EntryLog for EmbeddedStore {
         limit: ReadLimit,
     ) -> Result<EntryPage, StoreError> {
         let key = self.server_key;
-        self.readers.read(move |conn| entries::read(conn, conversation, after, limit, &key)).await
+        self.readers
+            .read(move |view| {
+                let made = conversations::server_key(view.people()?, conversation)?;
+                view.entries()?.page(conversation, after, limit, &made.unwrap_or(key))
+            })
+            .await
     }
 
     async fn newest(&self, entries: usize) -> Result<Vec<Newest>, StoreError> {
-        self.readers.read(move |conn| entries::newest(conn, entries)).await
+        self.readers.read(move |view| view.entries()?.newest(entries)).await
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<[Published]>> {
@@ -68,7 +73,10 @@ impl EntryLog for EmbeddedStore {
         conversation: ConversationId,
         n: u64,
     ) -> Result<Option<Erased>, StoreError> {
-        self.write(move |transaction| entries::erase(transaction, conversation, n)).await
+        let (reply, answer) = oneshot::channel();
+        let command = RecorderCommand::Erase(EraseCommand { conversation, n, reply });
+        self.commands.send(command).map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
     async fn receipt(
@@ -77,7 +85,12 @@ impl EntryLog for EmbeddedStore {
         message_id: &MessageId,
     ) -> Result<Option<Receipt>, StoreError> {
         let (user, message_id) = (user.clone(), *message_id);
-        self.readers.read(move |conn| entries::receipt(conn, &user, &message_id)).await
+        self.readers
+            .read(move |view| match credentials::user_number(view.people()?, &user)? {
+                Some(user) => view.entries()?.receipt_of(user, &message_id),
+                None => Ok(None),
+            })
+            .await
     }
 }
 
@@ -92,7 +105,9 @@ impl Directory for EmbeddedStore {
     ) -> Result<Vec<StoredConversation>, StoreError> {
         let user = user.clone();
         self.readers
-            .read(move |conn| conversations::list(conn, &user, joinable, after, limit))
+            .read_people(move |conn, view| {
+                conversations::list(conn, view, &user, joinable, after, limit)
+            })
             .await
     }
 
@@ -102,7 +117,9 @@ impl Directory for EmbeddedStore {
         room: &Name,
     ) -> Result<Option<StoredConversation>, StoreError> {
         let (user, room) = (user.clone(), room.clone());
-        self.readers.read(move |conn| conversations::named(conn, &user, &room)).await
+        self.readers
+            .read_people(move |conn, view| conversations::named(conn, view, &user, &room))
+            .await
     }
 
     async fn conversation(
@@ -111,7 +128,7 @@ impl Directory for EmbeddedStore {
         id: ConversationId,
     ) -> Result<Option<StoredConversation>, StoreError> {
         let user = user.clone();
-        self.readers.read(move |conn| conversations::one(conn, &user, id)).await
+        self.readers.read_people(move |conn, view| conversations::one(conn, view, &user, id)).await
     }
 
     async fn create_room(
@@ -170,12 +187,17 @@ impl Directory for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<Name>, StoreError> {
         let after = after.cloned();
-        self.readers.read(move |conn| conversations::members(conn, id, after.as_ref(), limit)).await
+        self.readers
+            .read_people(move |conn, _| members::list(conn, id, after.as_ref(), limit))
+            .await
     }
 
     async fn mark_read(&self, user: &Name, id: ConversationId, n: u64) -> Result<(), StoreError> {
         let user = user.clone();
-        self.write(move |transaction| conversations::mark_read(transaction, &user, id, n)).await
+        self.write(move |transaction| {
+            members::mark_read(transaction.conn, transaction.heads, &user, id, n)
+        })
+        .await
     }
 }
 
@@ -183,12 +205,13 @@ impl Directory for EmbeddedStore {
 impl Accounts for EmbeddedStore {
     async fn look_up(&self, id: &CredentialId, now_ms: u64) -> Result<LookedUp, StoreError> {
         let (id, key) = (id.clone(), self.row_key.clone());
-        self.readers.read(move |conn| credentials::look_up(conn, &key, &id, now_ms)).await
+        self.readers.read_people(move |conn, _| credentials::look_up(conn, &key, &id, now_ms)).await
     }
 
     async fn add_invite(&self, invite: PreparedInvite) -> Result<(), StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
-        self.write(move |transaction| people::add_invite(transaction, &key, &invite, &bounds)).await
+        self.write(move |transaction| accounts::add_invite(transaction, &key, &invite, &bounds))
+            .await
     }
 
     async fn register(
@@ -197,7 +220,7 @@ impl Accounts for EmbeddedStore {
         now_ms: u64,
     ) -> Result<Registered, StoreError> {
         let key = self.row_key.clone();
-        self.write(move |transaction| people::register(transaction, &key, &registration, now_ms))
+        self.write(move |transaction| accounts::register(transaction, &key, &registration, now_ms))
             .await
     }
 
@@ -209,7 +232,7 @@ impl Accounts for EmbeddedStore {
     ) -> Result<bool, StoreError> {
         let (user, key, bounds) = (user.clone(), self.row_key.clone(), self.bounds);
         self.write(move |transaction| {
-            people::add_device(transaction, &key, &user, &device, now_ms, &bounds)
+            accounts::add_device(transaction, &key, &user, &device, now_ms, &bounds)
         })
         .await
     }
@@ -222,27 +245,29 @@ impl Accounts for EmbeddedStore {
     ) -> Result<bool, StoreError> {
         let (user, key, record) = (user.clone(), self.row_key.clone(), record.to_vec());
         self.write(move |transaction| {
-            people::set_password(transaction, &key, &user, &record, now_ms)
+            accounts::set_password(transaction, &key, &user, &record, now_ms)
         })
         .await
     }
 
     async fn devices(&self, user: &Name) -> Result<Vec<StoredDevice>, StoreError> {
         let (user, key) = (user.clone(), self.row_key.clone());
-        self.readers.read(move |conn| people::devices(conn, &key, &user)).await
+        self.readers.read_people(move |conn, _| accounts::devices(conn, &key, &user)).await
     }
 
     async fn revoke_device(&self, user: &Name, device: &DeviceId) -> Result<bool, StoreError> {
         let (user, key, device) = (user.clone(), self.row_key.clone(), *device);
-        self.write(move |transaction| people::revoke_device(transaction, &key, &user, &device))
+        self.write(move |transaction| accounts::revoke_device(transaction, &key, &user, &device))
             .await
     }
 
     async fn touch_device(&self, device: &DeviceId, now_ms: u64) -> Result<(), StoreError> {
         let device = *device;
         // Shares the next commit; the caller does not wait.
-        self.begin_write(move |transaction| people::touch_device(transaction, &device, now_ms))
-            .map(|_| ())
+        self.begin_write(move |transaction| {
+            accounts::touch_device(transaction.conn, &device, now_ms)
+        })
+        .map(|_| ())
     }
 
     async fn is_known_source(
@@ -252,7 +277,9 @@ impl Accounts for EmbeddedStore {
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
-        self.readers.read(move |conn| sources::is_known(conn, &key, &user, &source, now_ms)).await
+        self.readers
+            .read_people(move |conn, _| sources::is_known(conn, &key, &user, &source, now_ms))
+            .await
     }
 
     async fn note_source(
@@ -265,19 +292,23 @@ impl Accounts for EmbeddedStore {
         let (user, source, key) = (user.clone(), source.to_vec(), self.row_key.clone());
         // Shares the next commit; the caller does not wait.
         self.begin_write(move |transaction| {
-            sources::note(transaction, &key, &user, &source, method, now_ms)
+            sources::note(transaction.conn, &key, &user, &source, method, now_ms)
         })
         .map(|_| ())
     }
 
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError> {
         let user = user.clone();
-        self.write(move |transaction| sources::forget(transaction, &user)).await
+        let removed =
+            self.write(move |transaction| sources::forget(transaction.conn, &user)).await?;
+        // They are not in the log, which syncs every other write.
+        self.sync_people().await?;
+        Ok(removed)
     }
 
     async fn person(&self, user: &Name) -> Result<Option<StoredPerson>, StoreError> {
         let (user, key) = (user.clone(), self.row_key.clone());
-        self.readers.read(move |conn| credentials::person(conn, &key, &user)).await
+        self.readers.read_people(move |conn, _| credentials::person(conn, &key, &user)).await
     }
 
     async fn people(
@@ -286,7 +317,9 @@ impl Accounts for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<StoredPerson>, StoreError> {
         let (after, key) = (after.cloned(), self.row_key.clone());
-        self.readers.read(move |conn| people::list(conn, &key, after.as_ref(), limit)).await
+        self.readers
+            .read_people(move |conn, _| accounts::list(conn, &key, after.as_ref(), limit))
+            .await
     }
 }
 
@@ -299,12 +332,12 @@ impl FileIndex for EmbeddedStore {
         n: u64,
     ) -> Result<Option<FileRef>, StoreError> {
         let user = user.clone();
-        self.readers.read(move |conn| files::one(conn, &user, conversation, n)).await
+        self.readers.read_people(move |conn, _| files::one(conn, &user, conversation, n)).await
     }
 
     async fn stored(&self, user: &Name) -> Result<FileUsage, StoreError> {
         let user = user.clone();
-        self.readers.read(move |conn| files::stored(conn, &user)).await
+        self.readers.read_people(move |conn, _| files::stored(conn, &user)).await
     }
 
     async fn file_hashes(
@@ -312,12 +345,12 @@ impl FileIndex for EmbeddedStore {
         after: Option<[u8; 32]>,
         limit: usize,
     ) -> Result<Vec<[u8; 32]>, StoreError> {
-        self.readers.read(move |conn| files::hashes(conn, after, limit)).await
+        self.readers.read_people(move |conn, _| files::hashes(conn, after, limit)).await
     }
 
     async fn is_referenced(&self, hash: &[u8; 32]) -> Result<bool, StoreError> {
         let hash = *hash;
-        self.readers.read(move |conn| files::is_referenced(conn, &hash)).await
+        self.readers.read_people(move |conn, _| files::is_referenced(conn, &hash)).await
     }
 }
 
@@ -333,17 +366,18 @@ impl EntrySearch for EmbeddedStore {
     ) -> Result<SearchResult, StoreError> {
         let text = text.to_owned();
         self.readers
-            .read(move |conn| {
+            .read(move |view| {
                 // From here on: the wait for a connection does not count.
                 let until = Instant::now() + time;
-                search::some(conn, conversation, &text, from, limit, until)
+                let (words, entries) = (view.words()?, view.entries()?);
+                words::some(words, entries, conversation, &text, from, limit, until)
             })
             .await
     }
 
     fn unindexed(&self) -> u64 {
         let queued = QUEUE.saturating_sub(self.room.available_permits());
-        self.unindexed.load(Ordering::Relaxed).saturating_add(queued as u64)
+        self.words.backlog().saturating_add(queued as u64)
     }
 }
 
@@ -356,7 +390,7 @@ impl ClassicKeyStore for EmbeddedStore {
 
     async fn classic_key(&self, name: &Name) -> Result<Option<StoredClassicKey>, StoreError> {
         let (name, key) = (name.clone(), self.row_key.clone());
-        self.readers.read(move |conn| classic::one(conn, &key, &name)).await
+        self.readers.read_people(move |conn, _| classic::one(conn, &key, &name)).await
     }
 
     async fn classic_key_of(
@@ -364,7 +398,7 @@ impl ClassicKeyStore for EmbeddedStore {
         form: ClassicScheme,
     ) -> Result<Option<StoredClassicKey>, StoreError> {
         let key = self.row_key.clone();
-        self.readers.read(move |conn| classic::of_form(conn, &key, form)).await
+        self.readers.read_people(move |conn, _| classic::of_form(conn, &key, form)).await
     }
 
     async fn classic_keys(
@@ -375,7 +409,9 @@ impl ClassicKeyStore for EmbeddedStore {
     ) -> Result<Vec<ListedClassicKey>, StoreError> {
         let (of, after, key) = (of.cloned(), after.cloned(), self.row_key.clone());
         self.readers
-            .read(move |conn| classic::list(conn, &key, of.as_ref(), after.as_ref(), limit))
+            .read_people(move |conn, _| {
+                classic::list(conn, &key, of.as_ref(), after.as_ref(), limit)
+            })
             .await
     }
 
@@ -389,8 +425,9 @@ impl ClassicKeyStore for EmbeddedStore {
 impl Close for EmbeddedStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.readers.close().await;
-        let recorder = self.end();
-        let ended = tokio::task::spawn_blocking(move || join(recorder)).await;
+        let threads = self.end();
+        let ended =
+            tokio::task::spawn_blocking(move || threads.map_or(Ok(()), Threads::join)).await;
         ended.map_err(|error| StoreError::Database(error.to_string())).flatten()
     }
 }

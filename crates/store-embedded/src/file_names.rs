@@ -1,4 +1,4 @@
-//! The names of the files beside a database.
+//! The names of a database's companion files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ pub(crate) fn wal(database: &Path) -> PathBuf {
     with_suffix(database, "-wal")
 }
 
-/// The file beside a database with this suffix.
+/// The companion file with this suffix.
 pub(crate) fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);

@@ -1,41 +1,40 @@
-//! The store of one machine, on SQLite: one file, WAL, `synchronous=FULL`.
+//! The store of one machine: an append-only log of linked entries, and SQLite for what can be
+//! rebuilt from it.
 //!
-//! One thread writes (`recorder`), a few connections read, and another thread checkpoints the
-//! WAL. A lock file ensures that only one process has the record open.
+//! `docs/design/019-record-log.md` describes the files and the rules. One thread records
+//! (`recorder`), one indexes (`index`), one keeps the words (`words`), a few connections read.
 
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
-mod checkpoint;
-mod checkpoint_state;
-mod classic;
+mod check;
 mod contract;
-mod conversations;
-mod credentials;
-mod entries;
-mod entry_writer;
+pub mod convert;
+mod database;
+mod entry_batch;
+mod entry_reader;
 mod error;
-mod examine;
 mod file_names;
-mod files;
-mod fts_query;
 mod head_cache;
 mod index;
+mod log;
 mod open;
 mod open_error;
 mod options;
 mod people;
 mod readers;
-mod record_files;
+mod record_lock;
 mod recorder;
-mod reopen;
+mod replay;
 mod row;
-mod search;
-mod sources;
 mod store;
-mod write_transaction;
+mod sync_thread;
+mod tail;
+mod words;
 
-pub use examine::{RecordState, examine_record};
+pub use check::{
+    CheckKeys, CheckProgress, Finding, RecordReport, RecordState, check_record, examine_record,
+};
 pub use open_error::OpenError;
 pub use options::{Expected, StoreOptions};
-pub use record_files::RecordLock;
+pub use record_lock::RecordLock;
 pub use store::EmbeddedStore;

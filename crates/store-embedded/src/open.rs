@@ -1,338 +1,394 @@
-//! Opening a record: the checks before it, and the migrations.
+//! Opening a record: the log is read from where the databases end.
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::SystemTime;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
-use rusqlite_migration::{M, Migrations, SchemaVersion};
-use twinlock_core::id::{Link, ServerKey};
-use twinlock_store::{LOBBY, Newest, StoreError};
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, broadcast};
+use twinlock_core::id::ServerKey;
+use twinlock_store::StoreError;
+use twinlock_store::sequencer::Salts;
 
+use crate::convert;
+use crate::database::{self, DatabaseFile};
+use crate::entry_reader::EntryReader;
 use crate::error::DbError;
-use crate::file_names::{wal, with_suffix};
+use crate::file_names::with_suffix;
+use crate::index::{INDEX, IndexWriter, Indexer};
+use crate::log::{self, BatchBuilder, LogOptions, LogWriter, OpenedLog, Resume};
 use crate::open_error::OpenError;
-use crate::options::Expected;
-use crate::record_files::{
-    RecordLock, check_companions, check_magic, has_wal, private, rewrite_wal, sync_directory,
-};
-use crate::row::{get_uint, int};
+use crate::options::{Expected, StoreOptions};
+use crate::people::writer::{LoggedBatch, PeopleWriter};
+use crate::people::{PEOPLE, changes, conversations, files};
+use crate::readers::Readers;
+use crate::record_lock::RecordLock;
+use crate::recorder::{RecordedJob, Recorder, RecorderCommand, RecorderState};
+use crate::replay::Replay;
+use crate::store::{COMMITS, EmbeddedStore, QUEUE, Threads};
+use crate::sync_thread::{SharedLog, SyncThread};
+use crate::tail::Tail;
+use crate::words::{self, FeederParts, WORDS, WordsFeeder, WordsWriter};
 
-/// The numbered schema files. New ones are appended; released ones never change.
-const MIGRATIONS: &[M<'static>] = &[
-    M::up(include_str!("../migrations/0001_record.sql")),
-    M::up(include_str!("../migrations/0002_files.sql")),
-    M::up(include_str!("../migrations/0003_classic.sql")),
-    M::up(include_str!("../migrations/0004_bounds.sql")),
-    M::up(include_str!("../migrations/0005_sources.sql")),
-    M::up(include_str!("../migrations/0006_files_charged.sql")),
-    M::up(include_str!("../migrations/0007_classic_import.sql")),
-    M::up(include_str!("../migrations/0008_source_methods.sql")),
-];
-
-/// Page cache of the recorder's connection, KiB. It holds the right edges of the indexes; a larger
-/// one helps only an index whose ids do not start with a time.
-const RECORDER_CACHE: i64 = 8 * 1024;
-/// Page cache of each reading connection, KiB.
-const READER_CACHE: i64 = 512;
-/// Size to which the WAL file is truncated when it restarts, bytes. It is larger only after a
-/// burst.
-const WAL_KEPT: i64 = 16 * 1024 * 1024;
-
-/// Entries that the check at startup counts, over all conversations.
-const COUNTED: u64 = 4096;
-
-impl RecordLock {
-    /// Checks an existing record without writing to it. Refuses a file without a record, and a WAL
-    /// that does not belong to the database.
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    pub fn check(&self, expected: &Expected) -> Result<(), OpenError> {
-        private(&self.database)?;
-        check_magic(&self.database)?;
-        check_companions(&self.database)?;
-        check_wal_matches(&self.database, expected)
-    }
+/// Opens the record that `lock` holds, which must be as `expected`.
+pub(crate) fn open(
+    lock: RecordLock,
+    options: StoreOptions,
+    expected: &Expected,
+) -> Result<Arc<EmbeddedStore>, OpenError> {
+    open_with(lock, options, expected, &LogOptions::default())
 }
 
-/// Opens the recorder's connection at the start of a store: checks the files, then migrates.
-///
-/// Creates the database and the lobby if they are missing. The database has mode 0600, which SQLite
-/// copies to the WAL.
-pub(crate) fn recorder(
-    path: &Path,
-    server_key: &ServerKey,
-    now_ms: u64,
-) -> Result<Connection, OpenError> {
-    private(path)?;
-    check_magic(path)?;
-    // An empty WAL goes with a failed start, as it came.
-    let keep_wal = has_wal(path);
-    open_existing(path, server_key, now_ms, keep_wal)
-}
-
-/// Checks the database together with its WAL, without writing to either.
-///
-/// SQLite would accept a WAL from another time and checkpoint it into the database, which destroys
-/// the database.
-fn check_wal_matches(path: &Path, expected: &Expected) -> Result<(), OpenError> {
-    let mixed = |problem: String| OpenError::Mixed { path: path.to_path_buf(), problem };
-    let wal = has_wal(path);
-    if wal && expected.closed {
-        return Err(mixed("the record was closed in order, which leaves no WAL".to_owned()));
-    }
-    let is_missing = |path: &Path| {
-        fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+/// [`open`] with other sizes of segments, and failures of files.
+fn open_with(
+    lock: RecordLock,
+    options: StoreOptions,
+    expected: &Expected,
+    log_options: &LogOptions,
+) -> Result<Arc<EmbeddedStore>, OpenError> {
+    let StoreOptions { server_key, row_key, clock, bounds } = options;
+    let lock = Arc::new(lock);
+    let directory = lock.directory.as_path();
+    let fault = |error: DbError| OpenError::Database {
+        path: directory.to_path_buf(),
+        problem: error.to_string(),
     };
-    if is_missing(&self::wal(path)) && !is_missing(&with_suffix(path, "-shm")) {
+    log::create_directory(directory, &log_options.faults)
+        .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
+    let people_file = DatabaseFile::new(&PEOPLE, directory)?;
+    let (people, record) = open_people(directory, &people_file)?;
+    let people_at = database::position(&people).map_err(fault)?;
+    let index = open_index(directory, record)?;
+    let index_at = index.position().map_err(fault)?;
+    let next = |at: Option<u64>| at.unwrap_or(1);
+    let people_next = next(people_at.map(|at| at.next_seq));
+    let index_next = next(index_at.map(|at| at.next_seq));
+    let resume = match (people_at, index_at) {
+        (Some(people), Some(index)) if index.next_seq < people.next_seq => {
+            Resume { position: Some(index.position), next_seq: index.next_seq }
+        }
+        (Some(people), Some(_)) => {
+            Resume { position: Some(people.position), next_seq: people.next_seq }
+        }
+        _ => Resume::beginning(),
+    };
+    // A new log draws its id when it is opened, and its databases take it then.
+    let people = PeopleWriter::new(people, record.unwrap_or_default());
+    let mut replay = Replay::new(directory, people, people_next, index, index_next);
+    let opened = log::open(directory, resume, log_options, &mut |batch| replay.batch(batch))?;
+    replay.flush().map_err(fault)?;
+    let OpenedLog { writer: mut log, record_id, created, closed, torn, damaged, .. } = opened;
+    let unfinished = opened.unfinished_erasures.iter().map(|(run, n)| (run.conversation, *n));
+    let unfinished: Vec<_> = unfinished.chain(opened.earlier_erasures).collect();
+    tracing::debug!(created, closed, "the log of the record is open");
+    if let Some((position, bytes)) = torn {
         tracing::warn!(
-            path = %self::wal(path).display(),
-            "the server did not end in order, and its WAL is missing: if power did not fail while it \
-             started or ended, entries that were acknowledged are missing"
+            segment = position.segment,
+            offset = position.offset,
+            bytes,
+            "the log ended in a batch that was not written whole and so not acknowledged; it was removed"
         );
     }
-    let read = || -> rusqlite::Result<Result<(), OpenError>> {
-        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        leave_files(&conn)?;
-        let tables = "SELECT COUNT(*) FROM sqlite_schema
-                      WHERE type = 'table' AND name IN ('users', 'conversations', 'entries')";
-        if conn.query_row(tables, [], |row| row.get::<_, i64>(0))? != 3 {
-            return Ok(Err(OpenError::NoRecord(path.to_path_buf())));
-        }
-        if !wal {
-            return Ok(Ok(()));
-        }
-        let Some(missing) = missing(&conn, &expected.entries)? else { return Ok(Ok(())) };
-        // An older record with its own WAL is consistent. The check reads every page, so it runs
-        // only if an entry is missing.
-        match conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))?.as_str() {
-            "ok" => Ok(Ok(())),
-            _ => Ok(Err(mixed(format!(
-                "entry {} of conversation {}",
-                missing.n, missing.conversation
-            )))),
+    for (conversation, n) in damaged {
+        tracing::error!(conversation, n, "the content of an entry is damaged");
+    }
+    let Replay { mut people, mut index, .. } = replay;
+    for (conversation, n) in unfinished {
+        files::begin_erasure(people.conn(), conversation, n).map_err(fault)?;
+    }
+    people.set_record(record_id);
+    index.set_record(record_id);
+    lobby(&mut log, &mut people, &server_key, clock(), directory)?;
+    convert::refuse_older_programs(directory)?;
+    people.settle(log.next_seq(), log.end()).map_err(|error| fault(error.into()))?;
+
+    let (tail, segments) = (Arc::new(Tail::default()), log.segments());
+    let index_path = directory.join(INDEX.file);
+    let reader = || database::reader(&index_path).map_err(|error| fault(error.into()));
+    let mut words = open_words(directory, record_id, log.next_seq())?;
+    let index_conn = reader()?;
+    let entries = EntryReader { index: &index_conn, tail: &tail, segments: &segments };
+    check(&entries, expected, directory)?;
+    // Until here a refused start leaves the accounts as they are.
+    database::leave_wal(people.conn(), false).map_err(|error| fault(error.into()))?;
+    finish_erasures(&mut people, &mut words, &entries, directory).map_err(fault)?;
+    forget_when_old(directory);
+    // A position inside the last run leaves no later run, but entries.
+    let behind = entries.bytes_from(words.next_seq()).map_err(fault)?;
+    let behind = behind.max(u64::from(words.next_seq() < log.next_seq()));
+
+    let (commands, waiting) = mpsc::channel();
+    let done = {
+        let (commands, directory) = (commands.clone(), directory.to_path_buf());
+        move |erased: &words::ErasedEntry| {
+            let (conversation, n) = (erased.run.conversation, erased.n);
+            // If it fails, the next start ends the erasure.
+            convert::forget_old_record(&directory).map_err(|error| {
+                StoreError::Database(format!("the record before its conversion stays: {error}"))
+            })?;
+            let job = end_erasure(conversation, n);
+            // If the recorder has ended, the next start ends the erasure.
+            commands.send(RecorderCommand::Job(job)).ok();
+            Ok(())
         }
     };
-    match read() {
-        Ok(checked) => checked,
-        Err(error) => match DbError::from(error).0 {
-            StoreError::Damaged(problem) if wal => Err(mixed(problem)),
-            // `open_existing` reports this error when it opens the database for writing.
-            _ => Ok(()),
-        },
+    let parts = FeederParts {
+        words,
+        index: reader()?,
+        tail: tail.clone(),
+        segments: segments.clone(),
+        done: Box::new(done),
+    };
+    let thread = |error| OpenError::File { path: directory.to_path_buf(), error };
+    let (words, handle) = WordsFeeder::start(parts, behind).map_err(thread)?;
+    let indexer = Indexer::start(index, tail.clone(), people_file.clone()).map_err(thread)?;
+    let commits = broadcast::Sender::new(COMMITS);
+    let log = SharedLog::new(log);
+    let recorder = Recorder {
+        people,
+        index: index_conn,
+        sync: SyncThread::start(log.clone()).map_err(thread)?,
+        log,
+        segments: segments.clone(),
+        tail: tail.clone(),
+        words: handle.clone(),
+        clock,
+        commits: commits.clone(),
+        state: RecorderState::default(),
+    };
+    let recorder = thread::Builder::new().name("recorder".into()).spawn(move || {
+        let ended = recorder.run(&waiting);
+        if let Err(error) = &ended.0 {
+            tracing::error!(%error, "the recorder has ended");
+        }
+        ended
+    });
+    let recorder = recorder.map_err(thread)?;
+    let readers = Readers::new(directory.to_path_buf(), tail, segments, lock.clone());
+    Ok(Arc::new(EmbeddedStore {
+        server_key,
+        row_key: Arc::new(row_key),
+        bounds,
+        readers: Arc::new(readers),
+        commands,
+        turn: tokio::sync::Mutex::new(()),
+        room: Arc::new(Semaphore::new(QUEUE)),
+        words: handle,
+        salts: Salts::default(),
+        commits,
+        people: people_file.clone(),
+        threads: Mutex::new(Some(Threads {
+            recorder,
+            words,
+            indexer,
+            people: people_file,
+            lock: lock.clone(),
+        })),
+    }))
+}
+
+/// Opens `people.db`, and reads the record's id; `None`: the record is new.
+fn open_people(
+    directory: &Path,
+    file: &DatabaseFile,
+) -> Result<(Connection, Option<[u8; 16]>), OpenError> {
+    let record = log::record_id(directory)?;
+    let had_wal = database::has_wal(file.path());
+    let people = file.writer()?;
+    let fault = |error: DbError| OpenError::Database {
+        path: file.path().to_path_buf(),
+        problem: error.to_string(),
+    };
+    // An empty one goes with a refused start, as it came.
+    database::leave_wal(&people, had_wal).map_err(|error| fault(error.into()))?;
+    let at = database::position(&people).map_err(fault)?;
+    let Some(at) = at else { return Ok((people, record)) };
+    let fits = match record {
+        Some(record) if record == at.record_id => {
+            log::is_boundary(directory, at.position, at.next_seq)?
+        }
+        _ => false,
+    };
+    if fits {
+        return Ok((people, record));
+    }
+    // A segment that is missing or foreign is the better reason.
+    log::check_files(directory)?;
+    Err(OpenError::Damaged {
+        path: file.path().to_path_buf(),
+        directory: directory.to_path_buf(),
+        problem: "it belongs to another record, or to another time of this one".into(),
+    })
+}
+
+/// Opens the index. One that cannot be used is made again from the log.
+fn open_index(directory: &Path, record: Option<[u8; 16]>) -> Result<IndexWriter, OpenError> {
+    let usable = |index: &IndexWriter| -> Result<bool, OpenError> {
+        match (index.position(), record) {
+            (Ok(Some(at)), Some(record)) if at.record_id == record => {
+                log::is_boundary(directory, at.position, at.next_seq)
+            }
+            (Ok(at), _) => Ok(at.is_none()),
+            (Err(_), _) => Ok(false),
+        }
+    };
+    let path = directory.join(INDEX.file);
+    let id = record.unwrap_or_default();
+    match IndexWriter::open(directory, id) {
+        Ok(index) if usable(&index)? => Ok(index),
+        Ok(index) => {
+            drop(index);
+            discard(&path, "it is not of this record and time")?;
+            IndexWriter::open(directory, id)
+        }
+        Err(OpenError::Database { problem, .. } | OpenError::Damaged { problem, .. }) => {
+            discard(&path, &problem)?;
+            IndexWriter::open(directory, id)
+        }
+        Err(error) => Err(error),
     }
 }
 
-/// Returns an entry that is missing, or whose predecessors are.
-fn missing(conn: &Connection, entries: &[Newest]) -> rusqlite::Result<Option<Newest>> {
-    let mut link = conn.prepare("SELECT link FROM entries WHERE conversation = ?1 AND n = ?2")?;
-    let mut count = conn.prepare(
-        // Reads every row, so that the count does not come from the index alone.
-        "SELECT COALESCE(SUM(LENGTH(link)), 0) / 32 FROM entries
-         WHERE conversation = ?1 AND n > ?2 AND n <= ?3",
-    )?;
-    let counted = COUNTED / (entries.len() as u64).max(1);
-    for at in entries {
-        let found =
-            link.query_row(params![int(at.conversation), int(at.n)], |row| row.get(0).map(Link));
-        let first = at.n.saturating_sub(counted);
-        let range = params![int(at.conversation), int(first), int(at.n)];
-        let present: u64 = count.query_row(range, |row| get_uint(row, 0))?;
-        if found.optional()? != Some(at.link) || present != at.n - first {
-            return Ok(Some(*at));
+/// Opens the index of words. One that cannot be used is made again from the log.
+fn open_words(directory: &Path, record: [u8; 16], next_seq: u64) -> Result<WordsWriter, OpenError> {
+    let path = directory.join(WORDS.file);
+    match WordsWriter::open(directory, record) {
+        Ok(words) if words.is_of(&record, next_seq) => Ok(words),
+        Ok(words) => {
+            drop(words);
+            discard(&path, "it is not of this record and time")?;
+            WordsWriter::open(directory, record)
+        }
+        Err(OpenError::Database { problem, .. } | OpenError::Damaged { problem, .. }) => {
+            discard(&path, &problem)?;
+            WordsWriter::open(directory, record)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a database that is made again.
+fn discard(path: &Path, problem: &str) -> Result<(), OpenError> {
+    tracing::warn!(path = %path.display(), problem, "this index is made again from the log");
+    for suffix in ["", "-wal", "-shm"] {
+        let path = with_suffix(path, suffix);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::File { path, error });
+            }
+            _ => {}
         }
     }
-    Ok(None)
-}
-
-/// Opens the recorder's connection to an existing database, and migrates it. `keep_wal`: whether
-/// the WAL stays if that fails.
-pub(crate) fn open_existing(
-    path: &Path,
-    server_key: &ServerKey,
-    now_ms: u64,
-    keep_wal: bool,
-) -> Result<Connection, OpenError> {
-    let fault = |error| OpenError::File { path: path.to_path_buf(), error };
-    check_companions(path)?;
-    rewrite_wal(path).map_err(fault)?;
-    let database = |problem: String| OpenError::Database { path: path.to_path_buf(), problem };
-    let sqlite = |error: rusqlite::Error| match DbError::from(error).0 {
-        StoreError::Full => fault(io::ErrorKind::StorageFull.into()),
-        StoreError::Database(problem) | StoreError::Damaged(problem) => database(problem),
-        other => database(other.to_string()),
-    };
-    let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
-    if keep_wal {
-        leave_files(&conn).map_err(sqlite)?;
-    }
-    let migrations = Migrations::from_slice(MIGRATIONS);
-    let migration = |error: rusqlite_migration::Error| match error {
-        rusqlite_migration::Error::RusqliteError { err, .. } => sqlite(err),
-        other => database(other.to_string()),
-    };
-    // SQLite opens a file without write permission read-only, and reports no error.
-    if conn.is_readonly(rusqlite::MAIN_DB).map_err(sqlite)? {
-        return Err(fault(io::ErrorKind::PermissionDenied.into()));
-    }
-    let schema = migrations.current_version(&conn).map_err(migration)?;
-    // Checked before anything in the file changes.
-    if let SchemaVersion::Outside(found) = schema {
-        let (found, known) = (found.get(), MIGRATIONS.len());
-        return Err(OpenError::NewerSchema { path: path.to_path_buf(), found, known });
-    }
-    // Another program's database: a migration would add the record's tables to it.
-    if schema == SchemaVersion::NoneSet
-        && conn
-            .query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| get_uint(row, 0))
-            .map_err(sqlite)?
-            > 0
-    {
-        return Err(OpenError::NoRecord(path.to_path_buf()));
-    }
-    set_pragmas(&conn).map_err(sqlite)?;
-    migrations.to_latest(&mut conn).map_err(migration)?;
-    let recorded = lobby(&conn, server_key, now_ms).map_err(sqlite)?;
-    if recorded != *server_key {
-        return Err(OpenError::OtherServer {
-            path: path.to_path_buf(),
-            recorded,
-            given: *server_key,
-        });
-    }
-    // For the WAL's directory entry: SQLite syncs the directory with `fdatasync`, which is not
-    // enough on some file systems.
-    sync_directory(path).map_err(fault)?;
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(sqlite)?;
-    Ok(conn)
-}
-
-fn set_pragmas(conn: &Connection) -> rusqlite::Result<()> {
-    conn.pragma_update(None, "journal_mode", "WAL")?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "foreign_keys", true)?;
-    // Overwrites deleted content, so that erased entries leave no trace in free pages.
-    conn.pragma_update(None, "secure_delete", true)?;
-    conn.pragma_update(None, "cache_size", -RECORDER_CACHE)?;
-    conn.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
-    // The checkpoint thread and the recorder run checkpoints explicitly.
-    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-    conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
-/// Opens a connection that only reads.
-pub(crate) fn reader(path: &Path) -> rusqlite::Result<Connection> {
-    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    conn.pragma_update(None, "cache_size", -READER_CACHE)?;
-    Ok(conn)
-}
-
-/// Opens the connection of the checkpoint thread.
-pub(crate) fn checkpointer(path: &Path) -> rusqlite::Result<Connection> {
-    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "cache_size", -64)?;
-    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // If a connection checkpoints when it closes, it is the recorder's.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    Ok(conn)
-}
-
-fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    // Each connection is used by one thread at a time.
-    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let conn = Connection::open_with_flags(path, flags)?;
-    conn.busy_handler(Some(wait))?;
-    conn.pragma_update(None, "trusted_schema", false)?;
-    Ok(conn)
-}
-
-/// Busy handler: waits for another process (a backup, an `sqlite3` shell) that holds a lock,
-/// usually for a few milliseconds.
-///
-/// SQLite's own handler would sleep up to 100 ms at a time. Gives up after about ten seconds.
-pub(crate) fn wait(tries: i32) -> bool {
-    thread::sleep(Duration::from_micros(if tries < 2000 { 100 } else { 2000 }));
-    tries < 7000
-}
-
-/// Busy handler for one of several attempts to empty the WAL: gives up after about 8 ms.
-pub(crate) fn wait_briefly(tries: i32) -> bool {
-    thread::sleep(Duration::from_micros(100));
-    tries < 50
-}
-
-/// Makes the connection leave database and WAL as they are when it closes.
-pub(crate) fn leave_files(conn: &Connection) -> rusqlite::Result<()> {
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map(drop)
-}
-
-/// Creates the lobby if it is missing. Returns the key of the server that created it.
-fn lobby(conn: &Connection, server_key: &ServerKey, now_ms: u64) -> rusqlite::Result<ServerKey> {
-    let made_by = conn
-        .query_row("SELECT server_key FROM conversations WHERE id = ?1", [int(LOBBY)], |row| {
-            row.get(0).map(ServerKey)
-        })
-        .optional()?;
-    if made_by.is_none() {
-        conn.execute(
-            "INSERT INTO conversations (id, name, topic, server_key, members, created_ms)
-             VALUES (?1, 'lobby', '', ?2, 0, ?3)",
-            params![int(LOBBY), server_key.0, int(now_ms)],
-        )?;
+/// Creates the lobby of a new record, and checks the server of an existing one.
+fn lobby(
+    log: &mut LogWriter,
+    people: &mut PeopleWriter,
+    server_key: &ServerKey,
+    now_ms: u64,
+    directory: &Path,
+) -> Result<(), OpenError> {
+    let path = directory.to_path_buf();
+    let fault = |error: StoreError| match error {
+        StoreError::Full => {
+            OpenError::File { path: path.clone(), error: io::ErrorKind::StorageFull.into() }
+        }
+        other => OpenError::Database { path: path.clone(), problem: other.to_string() },
+    };
+    match conversations::lobby_key(people.conn()).map_err(|error| fault(error.into()))? {
+        Some(recorded) if recorded != *server_key => {
+            Err(OpenError::OtherServer { path, recorded, given: *server_key })
+        }
+        Some(_) => Ok(()),
+        None => {
+            let set = changes::encode(vec![conversations::lobby_change(server_key, now_ms)]);
+            let mut batch = BatchBuilder::new();
+            batch.change(&set);
+            let appended = log.append(&mut batch).map_err(|error| fault(error.into()))?;
+            let (next_seq, end) = (appended.next, appended.end);
+            let logged =
+                LoggedBatch { changes: vec![set], next_seq, end, ..LoggedBatch::default() };
+            people.apply(&logged).map_err(|error| fault(error.into()))
+        }
     }
-    Ok(made_by.unwrap_or(*server_key))
+}
+
+/// Refuses a record that lacks entries which were acknowledged: a copy from an earlier time.
+fn check(
+    entries: &EntryReader<'_>,
+    expected: &Expected,
+    directory: &Path,
+) -> Result<(), OpenError> {
+    for at in &expected.entries {
+        let problem = match entries.entry(at.conversation, at.n).map_err(StoreError::from) {
+            Ok(Some((_, entry))) if entry.link == at.link => continue,
+            Ok(Some(_)) => "has another link".to_owned(),
+            Ok(None) => "is missing".to_owned(),
+            Err(StoreError::Damaged(problem)) => format!("cannot be read: {problem}"),
+            Err(error) => {
+                let path = directory.to_path_buf();
+                return Err(OpenError::Database { path, problem: error.to_string() });
+            }
+        };
+        return Err(OpenError::Damaged {
+            path: directory.to_path_buf(),
+            directory: directory.to_path_buf(),
+            problem: format!(
+                "entry {} of conversation {}, which was acknowledged, {problem}: the record is from \
+                 an earlier time",
+                at.n, at.conversation
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Completes the erasures that the log has and that were interrupted.
+fn finish_erasures(
+    people: &mut PeopleWriter,
+    words: &mut WordsWriter,
+    entries: &EntryReader<'_>,
+    directory: &Path,
+) -> Result<(), DbError> {
+    for (conversation, n) in files::erasing(people.conn())? {
+        convert::forget_old_record(directory).map_err(|error| {
+            StoreError::Database(format!(
+                "the record before its conversion is not removed: {error}"
+            ))
+        })?;
+        if let Some((run, _)) = entries.entry(conversation, n)? {
+            words::erase(words, entries, &run, n)?;
+        }
+        files::end_erasure(people.conn(), conversation, n)?;
+    }
+    Ok(())
+}
+
+/// Removes the old record that a conversion has kept, if that is long ago.
+fn forget_when_old(directory: &Path) {
+    match convert::forget_when_old(directory, SystemTime::now()) {
+        Ok(true) => tracing::info!("the record before its conversion was removed, as announced"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the record before its conversion is not removed"),
+    }
+}
+
+/// A job that notes that an entry is overwritten.
+fn end_erasure(conversation: u64, n: u64) -> crate::recorder::WriteJob {
+    Box::new(move |transaction| {
+        let ended = transaction.map_err(|error| error.clone()).and_then(|transaction| {
+            files::end_erasure(transaction.conn, conversation, n).map_err(StoreError::from)
+        });
+        let keep = ended.is_ok();
+        // If it fails, the next start erases the entry once more, which has no effect.
+        RecordedJob { keep, answer: Box::new(|_| {}) }
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record_files::{device_and_inode, resolve};
-
-    #[test]
-    fn record_db__migrations_run_in_sequence_and_none_is_missing() {
-        Migrations::from_slice(MIGRATIONS).validate().unwrap();
-        let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
-        assert_eq!(files.count(), MIGRATIONS.len());
-    }
-
-    /// The WAL may have entries that no other file has, and a running server knows it by its inode.
-    #[test]
-    fn record_db__failed_open_leaves_the_wal() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = resolve(&dir.path().join("record.db")).unwrap();
-        let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();
-        leave_files(&conn).unwrap();
-        drop(conn);
-        let before = device_and_inode(&wal(&path)).unwrap();
-        assert!(has_wal(&path));
-        let refused = open_existing(&path, &ServerKey([2; 32]), 0, true);
-        assert!(matches!(refused, Err(OpenError::OtherServer { .. })), "{refused:?}");
-        assert_eq!(device_and_inode(&wal(&path)).unwrap(), before);
-        assert!(has_wal(&path));
-        // A connection that ends in order leaves one file.
-        drop(open_existing(&path, &ServerKey([1; 32]), 0, true).unwrap());
-        assert!(!wal(&path).exists());
-    }
-
-    #[test]
-    fn record_db__opens_with_wal_full_sync_and_secure_delete() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = resolve(&dir.path().join("record.db")).unwrap();
-        let conn = recorder(&path, &ServerKey([1; 32]), 0).unwrap();
-        let pragma = |name: &str| -> String {
-            let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
-            conn.query_row(&sql, [], |row| row.get(0)).unwrap()
-        };
-        assert_eq!(pragma("journal_mode"), "wal");
-        assert_eq!(pragma("synchronous"), "2");
-        assert_eq!(pragma("foreign_keys"), "1");
-        assert_eq!(pragma("secure_delete"), "1");
-        assert_eq!(pragma("trusted_schema"), "0");
-    }
-}
+mod tests;

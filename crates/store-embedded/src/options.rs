@@ -19,8 +19,6 @@ pub struct StoreOptions {
 pub struct Expected {
     /// Entries that were on disk in it.
     pub entries: Vec<Newest>,
-    /// It was closed in order, and not opened since.
-    pub closed: bool,
 }
 
 impl StoreOptions {

@@ -1,74 +1,129 @@
 //! A pool of reading connections, used on threads that may block.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
+use twinlock_core::id::{ConversationId, Link, Name, ServerKey};
 use twinlock_store::StoreError;
 
+use crate::database::{self, DatabaseKind};
+use crate::entry_reader::EntryReader;
 use crate::error::DbError;
-use crate::open;
-use crate::record_files::{InPlace, RecordLock};
+use crate::index::INDEX;
+use crate::log::Segments;
+use crate::people::{Heads, PEOPLE};
+use crate::record_lock::RecordLock;
+use crate::tail::Tail;
+use crate::words::WORDS;
 
-/// Maximum number of connections; each is opened when it is first needed.
+/// Maximum number of reads at a time; connections are opened when they are first needed.
 ///
 /// A connection costs its page cache and about as much again in prepared statements. More
 /// connections than cores help only while the disk reads.
 const MAX_READERS: u32 = 4;
 
-/// The pool. A connection is lent for one call, which reads one snapshot of the record.
-#[derive(Debug)]
+/// The pool. Its connections are lent for one call.
 pub(crate) struct Readers {
-    path: PathBuf,
-    in_place: Arc<InPlace>,
-    pool: Mutex<ConnectionPool>,
-    /// Notified when a connection is returned, or when lending is allowed again.
-    back: Condvar,
+    directory: PathBuf,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) segments: Arc<Segments>,
+    idle: Mutex<Vec<Connections>>,
     turns: Arc<Semaphore>,
     /// The record's lock: a read that continues after its caller has gone still needs it.
     lock: Mutex<Option<Arc<RecordLock>>>,
 }
 
-#[derive(Debug, Default)]
-struct ConnectionPool {
-    idle: Vec<Connection>,
-    out: u32,
-    /// No connection may be lent.
-    barred: bool,
+/// The connections of one reader.
+#[derive(Default)]
+struct Connections {
+    people: OnceCell<Connection>,
+    index: OnceCell<Connection>,
+    words: OnceCell<Connection>,
 }
 
-/// A lent connection; it returns to the pool when this is dropped.
-struct LentConnection<'r> {
+/// What a read sees.
+pub(crate) struct ReadView<'r> {
     readers: &'r Readers,
-    conn: Option<Connection>,
+    connections: &'r Connections,
 }
 
-impl Drop for LentConnection<'_> {
-    fn drop(&mut self) {
-        let mut pool = self.readers.pool();
-        pool.out = pool.out.saturating_sub(1);
-        pool.idle.extend(self.conn.take());
-        self.readers.back.notify_all();
+impl ReadView<'_> {
+    /// Accounts, conversations and members.
+    pub(crate) fn people(&self) -> Result<&Connection, DbError> {
+        self.open(&self.connections.people, &PEOPLE)
+    }
+
+    /// The entries.
+    pub(crate) fn entries(&self) -> Result<EntryReader<'_>, DbError> {
+        let index = self.open(&self.connections.index, &INDEX)?;
+        Ok(EntryReader { index, tail: &self.readers.tail, segments: &self.readers.segments })
+    }
+
+    /// The index of words.
+    pub(crate) fn words(&self) -> Result<&Connection, DbError> {
+        self.open(&self.connections.words, &WORDS)
+    }
+
+    fn open<'c>(
+        &self,
+        cell: &'c OnceCell<Connection>,
+        kind: &DatabaseKind,
+    ) -> Result<&'c Connection, DbError> {
+        if let Some(conn) = cell.get() {
+            return Ok(conn);
+        }
+        let conn = database::reader(&self.readers.directory.join(kind.file))?;
+        Ok(cell.get_or_init(|| conn))
+    }
+}
+
+impl Heads for ReadView<'_> {
+    fn head(
+        &self,
+        conversation: ConversationId,
+        server_key: &ServerKey,
+    ) -> Result<(u64, Link), DbError> {
+        self.entries()?.head_or_start(conversation, server_key)
+    }
+
+    fn own_after(
+        &self,
+        conversation: ConversationId,
+        user: &Name,
+        after: u64,
+        last: u64,
+    ) -> Result<u64, DbError> {
+        self.entries()?.own_after(conversation, user, after, last)
     }
 }
 
 impl Readers {
-    pub(crate) fn new(path: PathBuf, in_place: Arc<InPlace>, lock: Arc<RecordLock>) -> Self {
+    pub(crate) fn new(
+        directory: PathBuf,
+        tail: Arc<Tail>,
+        segments: Arc<Segments>,
+        lock: Arc<RecordLock>,
+    ) -> Self {
         let turns = Arc::new(Semaphore::new(MAX_READERS as usize));
-        let (pool, back) = (Mutex::default(), Condvar::new());
-        Self { path, in_place, pool, back, turns, lock: Mutex::new(Some(lock)) }
+        let (idle, lock) = (Mutex::default(), Mutex::new(Some(lock)));
+        Self { directory, tail, segments, idle, turns, lock }
     }
 
-    /// Runs `read` on a connection, when one is free.
+    /// Runs `read` when connections are free.
     pub(crate) async fn read<T: Send + 'static>(
         self: &Arc<Self>,
-        read: impl FnOnce(&Connection) -> Result<T, DbError> + Send + 'static,
+        read: impl FnOnce(&ReadView<'_>) -> Result<T, DbError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let readers = self.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let result = readers.lend(read).map_err(StoreError::from);
+            let connections = readers.idle().pop().unwrap_or_default();
+            let view = ReadView { readers: &readers, connections: &connections };
+            let result = read(&view).map_err(StoreError::from);
+            readers.idle().push(connections);
             drop(readers);
             drop(turn);
             result
@@ -76,47 +131,17 @@ impl Readers {
         done.await.map_err(|error| StoreError::Database(error.to_string()))?
     }
 
-    fn lend<T>(&self, read: impl FnOnce(&Connection) -> Result<T, DbError>) -> Result<T, DbError> {
-        let mut out = self.take();
-        self.in_place.check()?;
-        let conn = match out.conn.take() {
-            Some(conn) => conn,
-            None => open::reader(&self.path)?,
-        };
-        let result = {
-            let _one_moment = conn.unchecked_transaction()?;
-            read(&conn)
-        };
-        out.conn = Some(conn);
-        result
-    }
-
-    fn take(&self) -> LentConnection<'_> {
-        let mut pool = self.pool();
-        while pool.barred {
-            pool = self.wait(pool);
-        }
-        pool.out += 1;
-        LentConnection { readers: self, conn: pool.idle.pop() }
-    }
-
-    /// Runs `work` while no connection is open; reads wait until it ends.
-    pub(crate) fn without_any<T>(&self, work: impl FnOnce() -> T) -> T {
-        let mut pool = self.pool();
-        pool.barred = true;
-        while pool.out > 0 {
-            pool = self.wait(pool);
-        }
-        pool.idle.clear();
-        drop(pool);
-        let done = work();
-        self.pool().barred = false;
-        self.back.notify_all();
-        done
-    }
-
-    fn wait<'p>(&self, pool: MutexGuard<'p, ConnectionPool>) -> MutexGuard<'p, ConnectionPool> {
-        self.back.wait(pool).unwrap_or_else(PoisonError::into_inner)
+    /// Runs `read` on one state of `people.db`.
+    pub(crate) async fn read_people<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection, &ReadView<'_>) -> Result<T, DbError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read(move |view| {
+            let people = view.people()?;
+            let _one_state = people.unchecked_transaction()?;
+            read(people, view)
+        })
+        .await
     }
 
     /// Waits for the reads in progress, then closes the connections.
@@ -129,13 +154,12 @@ impl Readers {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Closes the unused connections. The recorder's connection must close last, because only it
-    /// can delete the WAL.
+    /// Closes the unused connections, so that the writing ones close last and remove the WALs.
     pub(crate) fn close_idle(&self) {
-        self.pool().idle.clear();
+        self.idle().clear();
     }
 
-    fn pool(&self) -> MutexGuard<'_, ConnectionPool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, Vec<Connections>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

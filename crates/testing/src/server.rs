@@ -13,7 +13,7 @@ use twinlock_core::id::{ServerKey, TlsPin};
 use twinlock_core::proto::Role;
 use twinlock_core::session::SessionConfig;
 use twinlock_server::{Config, Server, StartError};
-use twinlock_store_log::OpenError;
+use twinlock_store_embedded::OpenError;
 use twinlock_testing::endpoint::{Endpoint, Io};
 use twinlock_testing::raw_client::{NoConnection, RawClient};
 use twinlock_testing::{TestDevice, TestInvite, soon};

@@ -401,7 +401,8 @@ fn doctor__data_directory_is_checked_without_changes() {
     assert_eq!(step(&doctor(&host, 0), "record")["outcome"], "ok");
     // A record of version 0.1.
     std::fs::remove_dir_all(data.join("record")).unwrap();
-    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../store-log/tests/fixtures/old-record.db");
+    let old =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../store-embedded/tests/fixtures/old-record.db");
     std::fs::copy(old, data.join("record.db")).unwrap();
     let before = files();
     let old = doctor(&host, 0);

@@ -17,7 +17,7 @@ use twinlock_core::proto::answer::Result as Answered;
 use twinlock_core::proto::item::What;
 use twinlock_core::proto::{self, FileBody, FileMeta};
 use twinlock_store::{Appended, EntryLog as _, LOBBY, NewEntry};
-use twinlock_store_log::{LogStore, StoreOptions};
+use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
 
 const SIZE: u64 = 1_000_003;
 /// Shorter than the patience limit of 30 s: nothing here takes as long.
@@ -287,7 +287,7 @@ fn record(host: &Host, bodies: Vec<FileBody>) {
     let setup = fs::read(host.data().join("identity/opaque-setup")).unwrap();
     let setup = ServerSetup::from_bytes(setup.as_slice().try_into().unwrap()).unwrap();
     let options = StoreOptions::new(setup.server_key(), setup.row_key());
-    let store = LogStore::open(&host.data().join("record"), options).unwrap();
+    let store = EmbeddedStore::open(&host.data().join("record"), options).unwrap();
     let sender = Sender::new(&Name::new("ada").unwrap(), None);
     let entries = bodies.into_iter().enumerate().map(|(at, body)| NewEntry {
         conversation: LOBBY,

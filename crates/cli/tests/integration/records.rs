@@ -105,7 +105,8 @@ fn records_check__no_record_or_one_of_version_0_1() {
     assert!(check(&data).err.contains("is missing"));
     fs::remove_file(data.join("record.db")).unwrap();
     assert!(check(&data).err.contains("has no record"));
-    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/../store-log/tests/fixtures/old-record.db");
+    let old =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../store-embedded/tests/fixtures/old-record.db");
     fs::copy(old, data.join("record.db")).unwrap();
     let old = check(&data);
     assert!(old.err.contains("converts it") && old.out.is_empty(), "{old:?}");

@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use twinlock_store::Store;
-use twinlock_store_log::convert;
+use twinlock_store_embedded::convert;
 
 use super::heads::Heads;
 use crate::config::Config;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use twinlock_core::id::{ConversationId, Link, ServerKey, TlsPin};
 use twinlock_store::{Newest, ReadLimit, Store, StoreError};
-use twinlock_store_log::Expected;
+use twinlock_store_embedded::Expected;
 
 use crate::error::StartError;
 use crate::private::{self, Failed};

@@ -9,8 +9,8 @@ use twinlock_core::id::TlsPin;
 use twinlock_core::invite::Address;
 use twinlock_core::opaque::ServerSetup;
 use twinlock_store::Store;
-use twinlock_store_log::convert::{self, Progress};
-use twinlock_store_log::{Expected, LogStore, RecordLock, StoreOptions};
+use twinlock_store_embedded::convert::{self, Progress};
+use twinlock_store_embedded::{EmbeddedStore, Expected, RecordLock, StoreOptions};
 use twinlock_transport::OsEntropy;
 use twinlock_transport::tls::ServerTls;
 
@@ -222,7 +222,7 @@ async fn open_store(
                  erasure, or in 30 days"
             );
         }
-        Ok(LogStore::open_locked(lock, options, &Expected::default())?)
+        Ok(EmbeddedStore::open_locked(lock, options, &Expected::default())?)
     };
     let opened = tokio::task::spawn_blocking(open).await;
     opened.map_err(|error| StartError::Threads(error.into()))?

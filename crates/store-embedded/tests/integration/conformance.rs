@@ -1,4 +1,4 @@
-//! The conformance suite, on SQLite.
+//! The conformance suite, on the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ struct Dir(TempDir);
 impl Ground for Dir {
     fn open(&self, clock: Clock, bounds: Bounds) -> Result<Arc<dyn Store>, String> {
         let options = crate::common::options().clock(clock).bounds(bounds);
-        let store = EmbeddedStore::open(&self.0.path().join("record.db"), options);
+        let store = EmbeddedStore::open(&self.0.path().join("record"), options);
         Ok(store.map_err(|error| error.to_string())?)
     }
 
@@ -24,7 +24,7 @@ impl Ground for Dir {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn conformance__sqlite_passes_every_test() {
+async fn conformance__log_passes_every_test() {
     let run = conformance::run_all(|| Dir(tempfile::tempdir().unwrap()));
     let held = tokio::time::timeout(Duration::from_secs(120), run).await.unwrap();
     assert_eq!(held, Ok(59));

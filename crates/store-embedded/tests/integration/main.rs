@@ -1,4 +1,4 @@
-//! Tests of the store contract, and of SQLite alone.
+//! Tests of the store contract, and of the log alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,12 @@
 
 mod common;
 mod conformance;
-mod sqlite_files;
-mod sqlite_full;
-mod sqlite_kill;
-mod sqlite_tampered;
+mod convert;
+mod convert_damaged;
+mod convert_kill;
+mod record_duplicates;
+mod record_erasure;
+mod record_files;
+mod record_kill;
+mod record_rebuild;
+mod record_tampered;

@@ -1,4 +1,7 @@
 //! Helpers that the tests share.
+
+pub(crate) mod old_record;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,13 +15,14 @@ use twinlock_store::{
     Appended, InviteTerms, NewDevice, NewEntry, PreparedInvite, ReadLimit, Receipt, Registered,
     Registration, RowKey, Store, UserRole,
 };
-use twinlock_store_embedded::{EmbeddedStore, StoreOptions};
+use twinlock_store_embedded::{
+    CheckKeys, EmbeddedStore, Expected, RecordReport, StoreOptions, check_record,
+};
 
 /// The traits of the contract, for their methods.
 pub(crate) mod contract {
     pub(crate) use twinlock_store::{
-        Accounts as _, ClassicKeyStore as _, Close as _, Directory as _, EntryLog as _,
-        EntrySearch as _,
+        Accounts as _, Close as _, Directory as _, EntryLog as _, EntrySearch as _,
     };
 }
 
@@ -26,12 +30,50 @@ pub(crate) const SERVER_KEY: ServerKey = ServerKey([0x5e; 32]);
 
 pub(crate) const EVERYTHING: ReadLimit = ReadLimit { entries: 100_000, bytes: 1 << 30 };
 
+/// Whether the full sizes of `make torture` apply.
+pub(crate) fn full() -> bool {
+    std::env::var_os("TWINLOCK_TORTURE").is_some_and(|size| size == "full")
+}
+
+/// The files of the record, by name.
+pub(crate) fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(dir.join("record")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Copies the record to another directory.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.join("record")).unwrap();
+    for file in files(from) {
+        std::fs::copy(&file, to.join("record").join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Removes a database and its companion files.
+pub(crate) fn remove(dir: &Path, database: &str) {
+    let files = files(dir);
+    let is_of = |path: &&std::path::PathBuf| {
+        path.file_name().unwrap().to_str().unwrap().starts_with(database)
+    };
+    let removed =
+        files.iter().filter(is_of).map(|path| std::fs::remove_file(path).unwrap()).count();
+    assert!(removed > 0, "{database} is not there");
+}
+
 pub(crate) fn options() -> StoreOptions {
     StoreOptions::new(SERVER_KEY, RowKey::new(&[0x4b; 32]))
 }
 
 pub(crate) fn open(dir: &Path) -> Arc<EmbeddedStore> {
-    EmbeddedStore::open(&dir.join("record.db"), options()).unwrap()
+    EmbeddedStore::open(&dir.join("record"), options()).unwrap()
+}
+
+/// Checks the record offline.
+pub(crate) fn check(dir: &Path) -> Option<RecordReport> {
+    let keys = CheckKeys { row: &RowKey::new(&[0x4b; 32]), server: &SERVER_KEY };
+    check_record(&dir.join("record"), keys, &Expected::default(), &mut |_| {}).unwrap()
 }
 
 pub(crate) fn name(name: &str) -> Name {

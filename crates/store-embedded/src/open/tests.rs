@@ -1,0 +1,246 @@
+//! Opening after an end at a bad moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use twinlock_core::chain::EntryKind;
+use twinlock_core::id::{InviteId, MessageId, Name, Sender, ServerKey};
+use twinlock_store::{
+    Accounts as _, Appended, Close as _, Directory as _, EntryLog as _, EntrySearch as _,
+    InviteTerms, LOBBY, NewEntry, Newest, PreparedInvite, ReadLimit, Registration, RowKey,
+    StoredContent, UserRole,
+};
+
+use super::*;
+use crate::log::{Erasure, Fault, Faults, Operation};
+
+const ALL: ReadLimit = ReadLimit { entries: 100, bytes: 1 << 20 };
+
+fn options() -> StoreOptions {
+    StoreOptions::new(ServerKey([1; 32]), RowKey::new(&[2; 32]))
+}
+
+fn directory() -> (TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("record");
+    (dir, path)
+}
+
+async fn with_ada(path: &Path) -> Arc<EmbeddedStore> {
+    let store = EmbeddedStore::open(path, options()).unwrap();
+    let id = InviteId([1; 8]);
+    let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: u64::MAX >> 1 };
+    let invite = PreparedInvite { id, record: vec![1; 192], terms, made_by: None, created_ms: 0 };
+    store.add_invite(invite).await.unwrap();
+    let user = Name::new("ada").unwrap();
+    let new = Registration { invite: id, user, password: None, device: None };
+    store.register(new, 1).await.unwrap();
+    store
+}
+
+fn entry(text: &str) -> NewEntry {
+    NewEntry {
+        conversation: LOBBY,
+        sender: Sender::new(&Name::new("ada").unwrap(), None),
+        message_id: MessageId(twinlock_testing::random()),
+        kind: EntryKind::TEXT,
+        body: Bytes::from(text.to_owned()),
+    }
+}
+
+async fn say(store: &EmbeddedStore, text: &str) -> Newest {
+    let answer = store.append(vec![entry(text)]).await.unwrap();
+    assert!(matches!(answer.as_slice(), [Appended::Recorded(_)]), "{answer:?}");
+    store.newest(1).await.unwrap()[0]
+}
+
+#[tokio::test]
+async fn open__completes_an_erasure_that_only_the_log_has() {
+    let (_dir, path) = directory();
+    let store = with_ada(&path).await;
+    say(&store, "harpsichord").await;
+    say(&store, "clavichord").await;
+    while store.unindexed() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let page = store.read(LOBBY, 0, ALL).await.unwrap();
+    let StoredContent::Body(salt, body) = &page.entries[0].content else { panic!("erased") };
+    let commit = twinlock_core::chain::commit(salt, body);
+    store.close().await.unwrap();
+    drop(store);
+    // The process ends after the erasure is in the log.
+    let resume = Resume { position: None, next_seq: 1 };
+    let mut opened = log::open(&path, resume, &LogOptions::default(), &mut |_| Ok(())).unwrap();
+    let mut batch = BatchBuilder::new();
+    batch.erasure(&Erasure { conversation: LOBBY, n: 1, time_ms: 5, commit });
+    opened.writer.append(&mut batch).unwrap();
+    drop(opened);
+
+    let store = EmbeddedStore::open(&path, options()).unwrap();
+    let page = store.read(LOBBY, 0, ALL).await.unwrap();
+    assert_eq!(page.entries[0].content, StoredContent::Erased(commit));
+    for (word, hits) in [("harpsichord", 0), ("clavichord", 1)] {
+        assert_eq!(store.search(LOBBY, word, u64::MAX, 9).await.unwrap().len(), hits, "{word}");
+    }
+    store.close().await.unwrap();
+    for file in std::fs::read_dir(&path).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(11).any(|part| part == b"harpsichord"));
+    }
+}
+
+#[tokio::test]
+async fn open__refuses_a_record_without_an_acknowledged_entry() {
+    let (dir, path) = directory();
+    let store = with_ada(&path).await;
+    let first = say(&store, "one").await;
+    store.close().await.unwrap();
+    drop(store);
+    let older = dir.path().join("older");
+    twinlock_testing::copy_dir(dir.path(), &dir.path().with_extension("older"));
+    std::fs::rename(dir.path().with_extension("older").join("record"), &older).unwrap();
+    std::fs::remove_dir_all(dir.path().with_extension("older")).unwrap();
+    let store = EmbeddedStore::open(&path, options()).unwrap();
+    let second = say(&store, "two").await;
+    store.close().await.unwrap();
+    drop(store);
+    let open = |path: &Path, entries: Vec<Newest>| {
+        let lock = RecordLock::take(path).unwrap();
+        EmbeddedStore::open_locked(lock, options(), &Expected { entries })
+    };
+    drop(open(&path, vec![first, second]).unwrap());
+    drop(open(&older, vec![first]).unwrap());
+    let refused = open(&older, vec![second]).unwrap_err().to_string();
+    assert!(refused.contains("entry 2 of conversation 1") && refused.contains("earlier time"));
+    let other = Newest { link: twinlock_core::id::Link([9; 32]), ..first };
+    assert!(open(&path, vec![other]).unwrap_err().to_string().contains("has another link"));
+}
+
+/// Fails a quarter of the writes and syncs while `on`, without a pattern.
+fn sometimes(on: &Arc<AtomicBool>) -> LogOptions {
+    let (on, calls) = (on.clone(), AtomicU64::new(0));
+    let faults = Faults::new(move |operation| {
+        let is_of_batch = matches!(operation, Operation::Write { .. } | Operation::Sync(_));
+        let turn = calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+        let fails = is_of_batch && on.load(Ordering::Relaxed) && turn < 64;
+        let error =
+            || if turn.is_multiple_of(2) { eio() } else { io::ErrorKind::StorageFull.into() };
+        fails.then(|| Fault { written: usize::try_from(turn % 100).unwrap(), error: error() })
+    });
+    LogOptions { faults, ..LogOptions::default() }
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn append__failed_syncs_lose_no_acknowledged_entry_or_order() {
+    const TASKS: u64 = 8;
+    const CALLS: usize = 150;
+    let (_dir, path) = directory();
+    drop(with_ada(&path).await);
+    let failing = Arc::new(AtomicBool::new(false));
+    let lock = RecordLock::take(&path).unwrap();
+    let store = open_with(lock, options(), &Expected::default(), &sometimes(&failing)).unwrap();
+    failing.store(true, Ordering::Relaxed);
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let (mut acked, mut failed) = (Vec::new(), 0);
+                let mut order = twinlock_store::Order::default();
+                for call in 0..CALLS {
+                    let new = entry(&format!("{task} {call}"));
+                    let id = new.message_id;
+                    let answer = store.hand_over(vec![new], &order).await.unwrap().await;
+                    match answer {
+                        Ok(answers) => match answers.as_slice() {
+                            [Appended::Recorded(receipt)] => acked.push((id, receipt.clone())),
+                            other => panic!("{other:?}"),
+                        },
+                        Err(_) => {
+                            failed += 1;
+                            assert!(order.has_failed());
+                            order = twinlock_store::Order::default();
+                        }
+                    }
+                }
+                (acked, failed)
+            })
+        })
+        .collect();
+    let (mut acked, mut failed) = (Vec::new(), 0);
+    for task in tasks {
+        let (of_task, failures) = task.await.unwrap();
+        assert!(of_task.is_sorted_by_key(|(_, receipt)| receipt.n));
+        acked.extend(of_task);
+        failed += failures;
+    }
+    assert!(acked.len() > 50 && failed > 50, "{} acked, {failed} failed", acked.len());
+    failing.store(false, Ordering::Relaxed);
+    say(&store, "once more").await;
+    store.close().await.unwrap();
+    drop(store);
+    let store = EmbeddedStore::open(&path, options()).unwrap();
+    let ada = Name::new("ada").unwrap();
+    for (id, receipt) in &acked {
+        assert_eq!(store.receipt(&ada, id).await.unwrap().as_ref(), Some(receipt));
+    }
+    // Numbers without a gap, and only acknowledged entries.
+    let page = store.read(LOBBY, 0, ReadLimit { entries: 10_000, ..ALL }).await.unwrap();
+    assert_eq!(page.entries.len(), acked.len() + 1);
+    assert_eq!(page.head, page.entries.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn append__numbers_stay_unique_while_the_cache_is_dropped() {
+    const ROOMS: u64 = 12;
+    const CALLS: u64 = 120;
+    let (_dir, path) = directory();
+    let store = with_ada(&path).await;
+    let ada = Name::new("ada").unwrap();
+    for room in 0..ROOMS - 1 {
+        let name = Name::new(&format!("room{room}")).unwrap();
+        store.create_room(&ada, &name, "").await.unwrap().unwrap();
+    }
+    // Many appends at a time, so that batches are prepared while others are in flight, and other
+    // writes between them.
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let (store, ada) = (store.clone(), ada.clone());
+            tokio::spawn(async move {
+                for call in 0..CALLS {
+                    let room = LOBBY + (task * 5 + call * 7) % ROOMS;
+                    let both = [room, LOBBY].map(|conversation| NewEntry {
+                        conversation,
+                        ..entry(&format!("{task} {call}"))
+                    });
+                    let answers = store.append(both.to_vec()).await.unwrap();
+                    assert!(answers.iter().all(|one| matches!(one, Appended::Recorded(_))));
+                    if call % 10 == task {
+                        store.mark_read(&ada, room, call).await.unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    // The replay of a lost index verifies every link.
+    std::fs::remove_file(path.join("index.db")).unwrap();
+    let store = EmbeddedStore::open(&path, options()).unwrap();
+    let mut entries = 0;
+    for room in LOBBY..LOBBY + ROOMS {
+        let limit = ReadLimit { entries: 10_000, ..ALL };
+        let page = store.read(room, 0, limit).await.unwrap();
+        assert_eq!(page.head, page.entries.len() as u64);
+        entries += page.head;
+    }
+    assert_eq!(entries, 8 * CALLS * 2);
+}
