@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -107,6 +107,15 @@ impl LogFile {
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.faults.before(Operation::Sync(&self.path), |_| Ok(()))?;
         self.file.sync_data()
+    }
+
+    /// Fails if the file was moved, removed or replaced. What is written to it then would be lost.
+    pub(crate) fn check_in_place(&self) -> io::Result<()> {
+        let (open, named) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+        if (open.dev(), open.ino()) == (named.dev(), named.ino()) {
+            return Ok(());
+        }
+        Err(io::Error::other("another file is in its place: stop the server and put it back"))
     }
 
     /// Reserves room, so that a full disk is reported before anything is written.

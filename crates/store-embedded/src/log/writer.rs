@@ -140,7 +140,10 @@ impl LogWriter {
 
     fn commit(&mut self, header: &BatchHeader, bytes: &[u8]) -> Result<(), LogError> {
         let file = &self.end.file;
-        let written = file.write(u64::from(self.end.offset), bytes).and_then(|()| file.sync());
+        let written = file
+            .write(u64::from(self.end.offset), bytes)
+            .and_then(|()| file.sync())
+            .and_then(|()| file.check_in_place());
         if let Err(error) = written {
             self.torn = header.length;
             let error = LogError::io(self.end.file.path(), &error);

@@ -59,6 +59,27 @@ async fn record_file__second_open_is_refused_until_first_is_dropped() {
     assert_eq!(links(&*second, LOBBY).await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn record_file__replaced_while_open_acknowledges_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (segment, kept) = (dir.path().join("record/00000001.log"), dir.path().join("kept"));
+    let store = open(dir.path());
+    join(&*store, "ada").await;
+    say(&*store, entry(LOBBY, "ada", "before")).await;
+    fs::rename(&segment, &kept).unwrap();
+    let append = async |text| store.append(vec![entry(LOBBY, "ada", text)]).await;
+    append("moved away").await.unwrap_err();
+    fs::copy(&kept, &segment).unwrap();
+    append("replaced").await.unwrap_err();
+    assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 1);
+    // Put back, it goes on, and the next start has all that was acknowledged.
+    fs::rename(&kept, &segment).unwrap();
+    say(&*store, entry(LOBBY, "ada", "after")).await;
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(links(&*open(dir.path()), LOBBY).await.unwrap().len(), 2);
+}
+
 async fn until_indexed(store: &EmbeddedStore) {
     let indexed = async {
         while store.unindexed() > 0 {
