@@ -80,7 +80,8 @@ impl OldRecord {
             if !found.map_err(|error| self.fault(error))? {
                 return Err(self.damaged(format!(
                     "entry {} of conversation {}, which was acknowledged, is missing or another \
-                     one: the record or its WAL is of an earlier time",
+                     one: the record or its WAL is of an earlier time (to convert it nevertheless, \
+                     move the file `heads` away)",
                     at.n, at.conversation
                 )));
             }
