@@ -85,6 +85,7 @@ part twinlock disk_fails::
 part twinlock disk_aimed::
 part twinlock torture_flood::
 part twinlock torture_hostile::
+part twinlock torture_stalled::
 # Remains on the stack and timing depend on the build, so test the release build.
 build=("${release[@]}")
 part twinlock torture_secrets::

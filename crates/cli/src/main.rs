@@ -36,14 +36,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 
 use args::{Cli, CliCommand};
+use commands::serve::ServeEnd;
 use context::Context;
 use exit::{Exit, Failure};
 use output::Output;
 use progress_timeout::after;
 use signals::{interrupted, outlive_large_files};
 
-/// Threads of a server besides the runtime's workers: the recorder, checkpoints, blocking calls.
-const SERVER_THREADS: usize = 4;
+/// Threads of a server besides the runtime's workers: five of the store, and blocking calls.
+const SERVER_THREADS: usize = 7;
 /// Threads of a client besides the runtime's workers, for blocking calls and standard input. A blocking
 /// call waits for another one if there is no thread for it.
 const CLIENT_THREADS: usize = 2;
@@ -64,11 +65,15 @@ fn main() -> ExitCode {
             let out = out.optional();
             server_runtime().and_then(|runtime| {
                 let ended = runtime.block_on(commands::serve::run(*serve, &out));
-                if ended.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted) {
-                    // Does not wait for the conversion of a record.
+                let now = match &ended {
+                    Ok(end) => *end == ServeEnd::Starting,
+                    Err(failure) => failure.exit == Exit::Interrupted,
+                };
+                if now {
+                    // Does not wait for the conversion of a record, or for jobs of the disk.
                     runtime.shutdown_background();
                 }
-                ended
+                ended.map(drop)
             })
         }
         command => client_runtime(&command).and_then(|runtime| {

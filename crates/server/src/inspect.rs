@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use twinlock_core::opaque::ServerSetup;
 pub use twinlock_store_embedded::convert::Room;
-use twinlock_store_embedded::{CheckKeys, check_record, convert, examine_record};
+use twinlock_store_embedded::{CheckKeys, ReadLock, check_record, convert, examine_record};
 pub use twinlock_store_embedded::{CheckProgress, Finding, RecordReport, RecordState};
 use twinlock_transport::tls::ServerCert;
 
@@ -52,7 +52,8 @@ pub fn directory(data: &Path) -> Result<Option<(PathBuf, Vec<PathBuf>)>, String>
     let failed = |failed| StartError::from(failed).to_string();
     let dir = private::checked_directory(data).map_err(failed)?;
     let identity = dir.join("identity");
-    let paths = ["record", "record.db", "record.db-wal", "identity"].map(|name| dir.join(name));
+    let paths = ["record", "record.db", "record.db-wal", "record.db.before-log", "identity"]
+        .map(|name| dir.join(name));
     let secrets = identity::SECRETS.map(|name| identity.join(name));
     let is_open = |path: &PathBuf| {
         use std::os::unix::fs::PermissionsExt as _;
@@ -93,12 +94,12 @@ pub enum RecordCheck {
     Missing,
     /// It has the form of version 0.1, and the next start converts it.
     Old(Room),
-    /// What was found.
+    /// The findings, and totals.
     Done(RecordReport),
 }
 
 /// Checks the whole record of a server that is not running: each batch, entry, link and MAC of the
-/// log, and the databases beside it.
+/// log, and the databases made from it.
 ///
 /// # Errors
 /// A message: a server has it open, the identity is missing or of another server, or a file cannot
@@ -109,6 +110,8 @@ pub fn whole_record(
 ) -> Result<RecordCheck, StartError> {
     let data = private::checked_directory(data)?;
     let (database, directory) = (data.join(OLD_RECORD), data.join(RECORD));
+    // A running conversion has both forms.
+    let _lock = ReadLock::take(&directory)?;
     if let Some(room) = convert::room_for(&database, &directory)? {
         return Ok(RecordCheck::Old(room));
     }
@@ -123,8 +126,14 @@ pub fn whole_record(
     let setup = ServerSetup::from_bytes(&setup).map_err(|_| StartError::Setup(path))?;
     let (row, server) = (setup.row_key(), setup.server_key());
     let keys = CheckKeys { row: &row, server: &server };
-    let report = check_record(&directory, keys, &expected(&data)?, progress)?;
-    Ok(report.map_or(RecordCheck::Missing, RecordCheck::Done))
+    let (expected, damaged) = expected(&data)?;
+    let report = check_record(&directory, keys, &expected, progress)?;
+    Ok(report.map_or(RecordCheck::Missing, |mut report| {
+        let note =
+            |file| format!("{file} is damaged, so the entries that it names were not looked for");
+        report.notes.extend(damaged.into_iter().map(note));
+        RecordCheck::Done(report)
+    }))
 }
 
 /// Each configured listening address, with the option that sets it.

@@ -54,9 +54,17 @@ pub(crate) fn heads_time(data: &Path) -> Option<u64> {
     heads::Heads::read(data, heads::FILE).ok()?.newest_time_ms()
 }
 
-/// What the head file says that the record must have. A damaged file says nothing.
-pub(crate) fn expected(data: &Path) -> Result<Expected, StartError> {
-    Ok(heads::Heads::read(data, heads::FILE)?.expected())
+/// What the head files say that the record must have, and those that are damaged.
+pub(crate) fn expected(data: &Path) -> Result<(Expected, Vec<&'static str>), StartError> {
+    let (mut expected, mut damaged) = (Expected::default(), Vec::new());
+    for file in [heads::FILE, heads::MISSING] {
+        let read = heads::Heads::read(data, file)?;
+        if !read.known && private::is_there(&data.join(file))? {
+            damaged.push(file);
+        }
+        expected.entries.extend(read.expected().entries);
+    }
+    Ok((expected, damaged))
 }
 
 /// A running server. Dropping it drops its connections; [`Server::shutdown`] closes them in order.

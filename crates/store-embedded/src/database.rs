@@ -213,6 +213,18 @@ pub(crate) fn examine(kind: &DatabaseKind, directory: &Path) -> Result<Connectio
     }
 }
 
+/// Whether a database exists and has anything. One whose first transaction was never on disk is an
+/// empty file, which a start fills again.
+pub(crate) fn has_content(kind: &DatabaseKind, directory: &Path) -> bool {
+    let path = directory.join(kind.file);
+    let Ok(meta) = fs::symlink_metadata(&path) else { return false };
+    let is_empty = |conn: Connection| -> rusqlite::Result<bool> {
+        conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+    };
+    let opened = examine(kind, directory);
+    !meta.is_file() || !opened.is_ok_and(|conn| is_empty(conn).unwrap_or(false))
+}
+
 /// Opens a database with a WAL. A connection that shares it would create its index (`-shm`) and lock
 /// files, which the lock of the record replaces. An exclusive one keeps the index in memory.
 fn beside_wal(path: &Path) -> rusqlite::Result<Connection> {
@@ -267,8 +279,13 @@ impl Checkpointer {
         if self.sync_failed.load(Ordering::Relaxed) {
             return Err(failed("an earlier sync has failed".into()));
         }
-        // A checkpoint syncs nothing while a reader keeps it from copying anything.
-        file::sync_wal(&self.path).map_err(|error| failed(error.to_string()))?;
+        // A checkpoint syncs nothing while a reader keeps it from copying anything. Only a failed
+        // sync is final: descriptors may be there again at the next try.
+        let wal = file::open_wal(&self.path)
+            .map_err(|error| StoreError::Database(format!("{}: {error}", self.path.display())))?;
+        if let Some(wal) = wal {
+            wal.sync_data().map_err(|error| failed(error.to_string()))?;
+        }
         self.copy().map_err(|error| match error.sqlite_error() {
             Some(code) if code.extended_code == ffi::SQLITE_IOERR_FSYNC => {
                 failed(error.to_string())

@@ -36,5 +36,5 @@ pub use check::{
 };
 pub use open_error::OpenError;
 pub use options::{Expected, StoreOptions};
-pub use record_lock::RecordLock;
+pub use record_lock::{ReadLock, RecordLock};
 pub use store::EmbeddedStore;

@@ -60,6 +60,8 @@ fn open_with(
         .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
     let people_file = DatabaseFile::new(&PEOPLE, directory)?;
     let (people, record) = open_people(directory, &people_file)?;
+    // Before anything changes.
+    refuse_other_server(&people, &server_key, directory)?;
     let people_at = database::position(&people).map_err(fault)?;
     let index = open_index(directory, record)?;
     let index_at = index.position().map_err(fault)?;
@@ -285,7 +287,23 @@ fn discard(path: &Path, problem: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Creates the lobby of a new record, and checks the server of an existing one.
+/// Refuses the record of another server, as far as `people.db` knows it.
+fn refuse_other_server(
+    people: &Connection,
+    server_key: &ServerKey,
+    directory: &Path,
+) -> Result<(), OpenError> {
+    let path = directory.to_path_buf();
+    match conversations::lobby_key(people) {
+        Ok(Some(recorded)) if recorded != *server_key => {
+            Err(OpenError::OtherServer { path, recorded, given: *server_key })
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(OpenError::Database { path, problem: error.to_string() }),
+    }
+}
+
+/// Creates the lobby of a new record, and checks the server of one whose `people.db` was lost.
 fn lobby(
     log: &mut LogWriter,
     people: &mut PeopleWriter,
@@ -300,10 +318,8 @@ fn lobby(
         }
         other => OpenError::Database { path: path.clone(), problem: other.to_string() },
     };
+    refuse_other_server(people.conn(), server_key, directory)?;
     match conversations::lobby_key(people.conn()).map_err(|error| fault(error.into()))? {
-        Some(recorded) if recorded != *server_key => {
-            Err(OpenError::OtherServer { path, recorded, given: *server_key })
-        }
         Some(_) => Ok(()),
         None => {
             let set = changes::encode(vec![conversations::lobby_change(server_key, now_ms)]);

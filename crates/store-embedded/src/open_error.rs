@@ -10,7 +10,7 @@ use twinlock_core::id::ServerKey;
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has the record open.
-    #[error("{} is in use: another server runs on this record; stop it or name another --data", .0.display())]
+    #[error("{} is in use: another server runs on this record, or a check reads it; end that, or name another --data", .0.display())]
     InUse(PathBuf),
     /// A newer version of this program has written the record.
     #[error(
@@ -48,7 +48,7 @@ pub enum OpenError {
         /// The server key of the identity in use.
         given: ServerKey,
     },
-    /// The file system has no room for the new form of a record beside the old one.
+    /// The file system has no room for both forms of a record.
     #[error(
         "{} has {} MiB free, and the conversion of the record takes up to {} MiB; nothing was changed. Make room, and start again",
         path.display(),

@@ -425,6 +425,8 @@ impl Recorder {
                 tracing::error!(%error, "a commit failed; nothing of it was acknowledged");
                 self.people.roll_back();
                 self.state.cache.forget_all();
+                // The batch may still be in the file: `state_durable` overwrites it.
+                (self.state.durable_is_stated, self.state.appended) = (false, Instant::now());
                 self.answer(answers, Some(&error), Some(&error));
                 return Err(error);
             }
@@ -505,14 +507,18 @@ fn erase(
     let EraseCommand { conversation, n, .. } = *command;
     let Some((run, entry)) = entries.entry(conversation, n)? else { return Ok(None) };
     let begun = other.erasures.iter().any(|e| (e.conversation, e.n) == (conversation, n));
-    if begun || files::is_erasing(people, conversation, n)? {
-        // Its log record is there, and it is not complete: it waits for that, or tries it again.
-        return Ok(Some(ErasedEntry { run, n, erased: Erased { file: None } }));
-    }
-    if entry.erased {
+    // Its log record is there, and it is not complete: it waits for that, or tries it again.
+    let again = files::is_erasing(people, conversation, n)?;
+    if entry.erased && !begun && !again {
         return Ok(None);
     }
-    let file = files::of_entry(people, conversation, n)?;
+    let file = match again {
+        true => files::of_erasing(people, conversation, n)?,
+        false => files::of_entry(people, conversation, n)?,
+    };
+    if begun || again {
+        return Ok(Some(ErasedEntry { run, n, erased: Erased { file } }));
+    }
     other.erasures.push(Erasure { conversation, n, time_ms: now_ms, commit: entry.commit });
     Ok(Some(ErasedEntry { run, n, erased: Erased { file } }))
 }

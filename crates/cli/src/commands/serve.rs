@@ -30,8 +30,17 @@ unprotected. Prefer classic connections: `twinlock classic add NAME --to ROOM`."
 /// A progress bar of a conversion, which counts entries.
 const CONVERSION_BAR: &str = "{prefix:22} {wide_bar} {percent:>3} % {eta:>5}";
 
+/// When a server was asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServeEnd {
+    /// During its start, which may be a conversion, whose thread still runs.
+    Starting,
+    /// While it ran.
+    Running,
+}
+
 /// Runs until SIGTERM or SIGINT; a second signal ends it at once.
-pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
+pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<ServeEnd, Failure> {
     let code = serve.qr;
     let Settings { server: mut config, log_level, log_json } = Settings::new(serve)?;
     // Logging starts before the server, so this creates the directory of both.
@@ -61,8 +70,8 @@ pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
     let start = Server::start_with_progress(config, conversion_bar(out));
     let started = tokio::select! {
         started = start => started,
-        _ = terminate.recv() => return Err(Failure::interrupted()),
-        _ = interrupt.recv() => return Err(Failure::interrupted()),
+        _ = terminate.recv() => return Ok(ServeEnd::Starting),
+        _ = interrupt.recv() => return Ok(ServeEnd::Starting),
     };
     let mut server = started.map_err(|error| {
         tracing::error!(target: FILE_ONLY, %error, "not started");
@@ -99,7 +108,7 @@ pub(crate) async fn run(serve: ServeArgs, out: &Output) -> Result<(), Failure> {
         }
     }
     tokio::select! {
-        ended = server.shutdown() => ended.map_err(Failure::usage),
+        ended = server.shutdown() => ended.map(|()| ServeEnd::Running).map_err(Failure::usage),
         _ = terminate.recv() => Err(Failure::interrupted()),
         _ = interrupt.recv() => Err(Failure::interrupted()),
     }

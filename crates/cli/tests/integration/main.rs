@@ -71,5 +71,6 @@ mod torture_flood;
 mod torture_hostile;
 mod torture_members;
 mod torture_secrets;
+mod torture_stalled;
 mod transports;
 mod via;

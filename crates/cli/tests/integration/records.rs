@@ -58,6 +58,20 @@ fn checked(killed: bool) {
     assert_eq!(json["findings"].as_array().map(Vec::len), Some(0), "{json:#}");
     assert!(files(&data) == before, "files have changed");
 
+    // What an earlier start found missing, and a damaged file. One that was killed at once knew nothing.
+    if !killed {
+        let heads = fs::read_to_string(data.join("heads")).unwrap();
+        let entry = heads.lines().find(|line| line.starts_with("entry ")).unwrap();
+        let words: Vec<_> = entry.split(' ').collect();
+        let [_, seq, conversation, _, time, link] = words[..] else { panic!("{entry}") };
+        let later = format!("entry {seq} {conversation} 9999 {time} {link}");
+        fs::write(data.join("heads.missing"), heads.replace(entry, &later)).unwrap();
+        assert!(check(&[], 8).out.contains("was acknowledged"));
+        fs::write(data.join("heads.missing"), "damaged").unwrap();
+        assert!(check(&[], 0).out.contains("heads.missing is damaged"));
+        fs::remove_file(data.join("heads.missing")).unwrap();
+    }
+
     let segment = data.join("record/00000001.log");
     let mut bytes = fs::read(&segment).unwrap();
     let at = bytes.windows(7).position(|part| part == b"changed").unwrap();

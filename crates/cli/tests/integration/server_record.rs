@@ -20,8 +20,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
             let kind = fs::symlink_metadata(&path).unwrap();
-            // The index is made from the log.
-            let changes = ["server.log", "record.lock", "index.db"];
+            let changes = ["server.log", "record.lock"];
             if changes.iter().any(|start| name.starts_with(start)) || name.ends_with("-shm") {
                 continue;
             }

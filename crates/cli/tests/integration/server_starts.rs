@@ -8,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::data_dir::{full, logged, move_away, serve};
 use crate::common::*;
+use rusqlite::Connection;
 use rustix::process::Signal;
 use tempfile::TempDir;
+use twinlock_store_embedded::{OpenError, RecordLock};
 
 #[test]
 fn start__first_start_resumes_after_crash_at_any_step() {
@@ -281,6 +283,29 @@ fn start__shown_ipv6_address_is_accepted_by_login() {
     }
     running.signal(Signal::TERM);
     running.ended(LONG).exits(0);
+}
+
+/// The start waits for a database that another program has locked.
+#[test]
+fn start__signal_ends_it_in_order() {
+    let (mut host, ada) = full(false);
+    let people = Connection::open(host.data().join("record/people.db")).unwrap();
+    people.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
+    people.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        let running = serve(&host.data(), &[]);
+        let until = Instant::now() + LONG;
+        while !matches!(RecordLock::take(&host.data().join("record")), Err(OpenError::InUse(_))) {
+            assert!(Instant::now() < until, "it does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.signal(signal);
+        let ran = running.ended(Duration::from_secs(5)).exits(0);
+        assert!(ran.out.is_empty(), "{ran:?}");
+    }
+    drop(people);
+    host.restart();
+    assert_eq!(ada.reads("lobby").len(), 3);
 }
 
 #[test]

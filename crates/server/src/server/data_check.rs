@@ -100,7 +100,7 @@ fn trace(data: &Path, marked: bool) -> Result<Option<PathBuf>, Failed> {
     let others = [super::heads::FILE, super::heads::MISSING, "owner-invite"];
     for file in old.into_iter().chain(others) {
         let path = data.join(file);
-        // A file that is created anew may be empty.
+        // A file that a start creates may be empty.
         if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > 0) {
             return Ok(Some(path));
         }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::ReadLock;
 use crate::convert::{self, Room};
 use crate::database;
 use crate::index::INDEX;
 use crate::log::{WalkEnd, Walked, WalkedPart, segment_path, walk};
 use crate::open_error::OpenError;
 use crate::people::PEOPLE;
+use crate::record_lock::ReadLock;
 
 /// The state of a record's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum RecordState {
 /// segments, the last segment, and the pages of the databases. `database`: the record of version 0.1
 /// (`DIR/record.db`).
 ///
-/// A server that starts meanwhile finds the record in use. Creates, changes and removes no file.
+/// A server that starts during the check finds the record in use. Creates, changes and removes no file.
 ///
 /// # Errors
 /// [`OpenError`].

@@ -19,7 +19,7 @@ pub struct Finding {
     pub conversation: Option<ConversationId>,
     /// The entry's number.
     pub n: Option<u64>,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
 }
 

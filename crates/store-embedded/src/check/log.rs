@@ -13,6 +13,7 @@ use super::findings::{Finding, Findings};
 use super::index::IndexCheck;
 use super::people::{self, PeopleCheck};
 use super::{CheckKeys, RecordReport, changes as macs};
+use crate::database;
 use crate::error::DbError;
 use crate::index::INDEX;
 use crate::log::{Erasure, LogPosition, ReplayedBatch, ReplayedBlock, Run, RunPlace, segment_path};
@@ -65,9 +66,9 @@ impl<'a> LogCheck<'a> {
         findings: &mut Findings,
     ) -> Result<Self, OpenError> {
         let mut notes = Vec::new();
-        let is_there = |file| directory.join(file).symlink_metadata().is_ok();
+        let is_there = |kind| database::has_content(kind, directory);
         let path = |file| directory.join(file);
-        let people = match is_there(PEOPLE.file) {
+        let people = match is_there(&PEOPLE) {
             true => people::open(&PEOPLE, directory, record, findings)?
                 .map(|(conn, next_seq)| PeopleCheck::new(&path(PEOPLE.file), conn, next_seq)),
             false => {
@@ -77,7 +78,7 @@ impl<'a> LogCheck<'a> {
                 None
             }
         };
-        let index = match is_there(INDEX.file) {
+        let index = match is_there(&INDEX) {
             true => people::open(&INDEX, directory, record, findings)?
                 .map(|(conn, next_seq)| IndexCheck::new(&path(INDEX.file), conn, next_seq)),
             false => {
@@ -87,7 +88,7 @@ impl<'a> LogCheck<'a> {
                 None
             }
         };
-        if is_there(WORDS.file) {
+        if is_there(&WORDS) {
             // What it has follows from the entries, and only a start compares it with them.
             people::open(&WORDS, directory, record, findings)?;
         }
@@ -273,7 +274,7 @@ impl<'a> LogCheck<'a> {
         Ok(())
     }
 
-    /// The number of an entry's user, or what is wrong with the sender.
+    /// The number of an entry's user, or the problem of the sender.
     fn user(&mut self, sender: &[u8]) -> Result<Result<u64, String>, DbError> {
         let sender = match Sender::parse(sender) {
             Ok(sender) => sender,

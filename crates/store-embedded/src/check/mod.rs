@@ -3,8 +3,8 @@
 //! The log is read from its beginning: each batch, each entry against its commitment and its
 //! conversation's chain, the MAC of each account and credential. On the way the changes are
 //! replayed into a temporary database. When the replay reaches the position of `people.db`, both
-//! must have the same rows; then it goes on, because later entries need later accounts. `index.db`
-//! is compared in the same pass.
+//! must have the same rows. The replay continues, because later entries need later accounts. The
+//! same pass compares `index.db`.
 
 mod changes;
 mod examine;
@@ -16,18 +16,16 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use twinlock_core::id::ServerKey;
 use twinlock_store::RowKey;
 
-use crate::database::open_file;
-use crate::file_names::with_suffix;
 use crate::log::{WalkEnd, Walked, WalkedPart, record_id, segment_path, walk};
 use crate::open_error::OpenError;
 use crate::options::Expected;
+use crate::record_lock::ReadLock;
 pub use examine::{RecordState, examine_record};
 pub use findings::Finding;
 use findings::Findings;
@@ -72,7 +70,7 @@ pub struct RecordReport {
     pub findings: Vec<Finding>,
     /// Number of other findings.
     pub more: u64,
-    /// What is no damage, but worth to know.
+    /// Observations that are not damage.
     pub notes: Vec<String>,
 }
 
@@ -86,7 +84,7 @@ impl RecordReport {
 
 /// Checks the record in `directory`. `None`: there is none.
 ///
-/// A server that starts meanwhile finds the record in use. `expected`: entries that were
+/// A server that starts during the check finds the record in use. `expected`: entries that were
 /// acknowledged, as known from elsewhere.
 ///
 /// # Errors
@@ -151,43 +149,4 @@ fn segment_bytes(directory: &Path) -> Result<u64, OpenError> {
         }
     }
     Ok(total)
-}
-
-/// Shared locks on what [`crate::RecordLock`] locks.
-#[derive(Debug)]
-pub(super) struct ReadLock {
-    /// The record's directory, with the symbolic links before its name resolved.
-    pub(super) directory: PathBuf,
-    _locked: Vec<File>,
-}
-
-impl ReadLock {
-    /// # Errors
-    /// [`OpenError::InUse`] if a server holds the lock; [`OpenError::File`].
-    pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
-        let fault = |path: &Path, error| OpenError::File { path: path.to_path_buf(), error };
-        let no_name = || fault(directory, io::ErrorKind::InvalidInput.into());
-        let name = directory.file_name().ok_or_else(no_name)?;
-        let parent = match directory.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let parent = std::fs::canonicalize(parent).map_err(|error| fault(parent, error))?;
-        let directory = parent.join(name);
-        let path = with_suffix(&directory, ".lock");
-        let mut locked = vec![File::open(&parent).map_err(|error| fault(&parent, error))?];
-        match open_file(OpenOptions::new().read(true), &path) {
-            Ok(file) => locked.push(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(fault(&path, error)),
-        }
-        for file in &locked {
-            match file.try_lock_shared() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(directory)),
-                Err(TryLockError::Error(error)) => return Err(fault(&path, error)),
-            }
-        }
-        Ok(Self { directory, _locked: locked })
-    }
 }

@@ -92,7 +92,8 @@ pub fn is_due(database: &Path, directory: &Path) -> Result<bool, OpenError> {
     Ok(matches!(paths.place()?, Place::Old | Place::Replaced))
 }
 
-/// What the conversion of an old record takes. `None`: there is none, or the new one is built.
+/// What the conversion of an old record takes; nothing, if only its last step is left. `None`: there
+/// is no old record.
 ///
 /// # Errors
 /// As [`is_due`].
@@ -100,6 +101,7 @@ pub fn room_for(database: &Path, directory: &Path) -> Result<Option<Room>, OpenE
     let paths = RecordPaths::new(database, directory)?;
     match paths.place()? {
         Place::Old => room::room(&paths).map(Some),
+        Place::Replaced => room::room(&paths).map(|room| Some(Room { needed: 0, ..room })),
         Place::Lost => {
             Err(paths.damaged(&paths.directory, "the record was converted, and is missing"))
         }
@@ -162,6 +164,7 @@ fn convert_with(
         }
         Place::Old => {
             paths.remove_unfinished()?;
+            paths.check_links()?;
             room::check(paths)?;
             let converted = build(paths, keys, expected, progress, hook)?;
             paths.switch(hook)?;

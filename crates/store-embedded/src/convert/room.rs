@@ -17,7 +17,7 @@ const RESERVE: u64 = 16 * MIB;
 pub struct Room {
     /// What it takes at most.
     pub needed: u64,
-    /// What is free.
+    /// Free bytes.
     pub available: u64,
 }
 

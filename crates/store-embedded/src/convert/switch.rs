@@ -10,15 +10,15 @@
 //!
 //! `record.db` always exists and says which form counts, so one rename decides.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::file_names::{wal, with_suffix};
+use crate::file_names::{resolve, wal, with_suffix};
 use crate::log;
 use crate::open_error::OpenError;
 
@@ -75,15 +75,6 @@ pub(super) enum Place {
 impl RecordPaths {
     /// Resolves the symbolic links of the directory that both are in.
     pub(super) fn new(database: &Path, directory: &Path) -> Result<Self, OpenError> {
-        let resolve = |path: &Path| {
-            let fault = |error| OpenError::File { path: path.to_path_buf(), error };
-            let name = path.file_name().ok_or_else(|| fault(io::ErrorKind::InvalidInput.into()))?;
-            let parent = match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            Ok(fs::canonicalize(parent).map_err(fault)?.join(name))
-        };
         let (database, directory) = (resolve(database)?, resolve(directory)?);
         Ok(Self {
             before: directory.with_file_name(BEFORE),
@@ -149,11 +140,31 @@ impl RecordPaths {
         let inode = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
         match (inode(&self.before), inode(&self.database)) {
             (Ok(before), Ok(database)) if before == database => self.remove(&self.before),
-            // Another record than this one: an earlier conversion has kept it.
-            (Ok(_), _) => Err(self.fault(&self.before, io::ErrorKind::AlreadyExists.into())),
+            (Ok(_), _) => {
+                let problem = "it is another record, which an earlier conversion has kept: move it \
+                               away, and start again";
+                Err(self.fault(&self.before, io::Error::other(problem)))
+            }
             (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             (Err(error), _) => Err(self.fault(&self.before, error)),
         }
+    }
+
+    /// Fails if the file system has no hard links, which the switch needs: before the copy, which
+    /// takes time.
+    pub(super) fn check_links(&self) -> Result<(), OpenError> {
+        self.link_before()?;
+        self.remove(&self.before)
+    }
+
+    fn link_before(&self) -> Result<(), OpenError> {
+        fs::hard_link(&self.database, &self.before).map_err(|error| {
+            let problem = format!(
+                "the conversion needs a hard link here, and the file system makes none ({error}): \
+                 move the data directory to another file system"
+            );
+            self.fault(&self.before, io::Error::other(problem))
+        })
     }
 
     /// Puts the new record, which is complete and on disk, in place of the old one.
@@ -161,8 +172,7 @@ impl RecordPaths {
         self.close_old()?;
         hook(Step::Closed)?;
         self.write_replacement()?;
-        fs::hard_link(&self.database, &self.before)
-            .map_err(|error| self.fault(&self.before, error))?;
+        self.link_before()?;
         sync_directory(self.parent())?;
         hook(Step::Linked)?;
         fs::rename(&self.replacement, &self.database)
@@ -211,7 +221,9 @@ impl RecordPaths {
         }
         // From now on, `forget_when_old` counts the days.
         let file = open_file(&self.database)?;
-        file.set_modified(SystemTime::now())
+        // A restored file may be readable by others, and it stays for weeks.
+        file.set_permissions(Permissions::from_mode(0o600))
+            .and_then(|()| file.set_modified(SystemTime::now()))
             .and_then(|()| file.sync_all())
             .map_err(|error| self.fault(&self.database, error))
     }
@@ -259,7 +271,7 @@ impl RecordPaths {
     }
 }
 
-/// Writes a `record.db` beside the record in `directory`, if there is none: an older program, which
+/// Writes a `record.db` next to the record in `directory`, if there is none: an older program, which
 /// knows no other form, would begin a new record.
 pub(crate) fn refuse_older_programs(directory: &Path) -> Result<(), OpenError> {
     let paths = RecordPaths::new(&directory.with_file_name("record.db"), directory)?;

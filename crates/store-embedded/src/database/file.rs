@@ -117,12 +117,12 @@ pub(crate) fn has_wal(database: &Path) -> bool {
     fs::symlink_metadata(wal(database)).is_ok_and(|meta| meta.len() > 0)
 }
 
-/// Syncs the WAL, which a connection has open. Closing this descriptor releases no lock: they are
-/// on the database and the `-shm`.
-pub(crate) fn sync_wal(database: &Path) -> io::Result<()> {
+/// Opens the WAL, which a connection has open, for its sync. Closing this descriptor releases no
+/// lock: they are on the database and the `-shm`. `None`: there is none.
+pub(crate) fn open_wal(database: &Path) -> io::Result<Option<File>> {
     match open(OpenOptions::new().read(true), &wal(database)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        file => file?.sync_data(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => file.map(Some),
     }
 }
 

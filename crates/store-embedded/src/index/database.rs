@@ -93,18 +93,19 @@ impl IndexWriter {
                 ids.extend(&batch.ids);
                 end = Some((batch.next_seq, batch.end));
             }
-            // In the order of the B-tree, so that a page is changed once.
-            ids.sort_unstable_by_key(|id| (id.user, id.message_id));
+            // In the order of the B-tree, so that a page is changed once, and the first one first.
+            ids.sort_by_key(|id| (id.user, id.message_id));
             let mut insert = transaction.prepare_cached(
-                "INSERT INTO ids (user, message_id, conversation, n) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO ids (user, message_id, conversation, n) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO NOTHING",
             )?;
             for id in ids {
-                insert.execute(params![
-                    int(id.user),
-                    id.message_id.0.as_slice(),
-                    int(id.conversation),
-                    int(id.n)
-                ])?;
+                let RecordedId { user, message_id, conversation, n } = id;
+                let row = params![int(*user), message_id.0.as_slice(), int(*conversation), int(*n)];
+                if insert.execute(row)? == 0 {
+                    // The log is the truth, so the index has to take it.
+                    tracing::error!(conversation, n, "the record has this message twice");
+                }
             }
         }
         if let Some((next_seq, position)) = end {

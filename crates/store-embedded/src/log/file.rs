@@ -109,7 +109,7 @@ impl LogFile {
         self.file.sync_data()
     }
 
-    /// Fails if the file was moved, removed or replaced. What is written to it then would be lost.
+    /// Fails if the file was moved, removed or replaced: later writes to it would be lost.
     pub(crate) fn check_in_place(&self) -> io::Result<()> {
         let (open, named) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
         if (open.dev(), open.ino()) == (named.dev(), named.ino()) {

@@ -43,8 +43,8 @@ pub(crate) enum WalkEnd {
     Lost { segment: u32, offset: Option<u32>, problem: String },
 }
 
-/// Reads the log in `directory`, and hands every batch over. `None`: there is no log, or the
-/// first start has not completed it.
+/// Reads the log in `directory`, and hands every batch over. `None`: the directory has no log, or
+/// one that the first start has not completed.
 ///
 /// # Errors
 /// [`OpenError`] if a file cannot be read, or a newer version wrote it; that of `visit`. Damage is

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use prost::Message as _;
 use tempfile::TempDir;
 use twinlock_core::chain::EntryKind;
 use twinlock_core::id::{InviteId, MessageId, Name, Sender, ServerKey};
+use twinlock_core::proto::{FileBody, FileMeta};
 use twinlock_store::{
     Accounts as _, Appended, Close as _, Directory as _, EntryLog as _, EntrySearch as _,
-    InviteTerms, LOBBY, NewEntry, Newest, PreparedInvite, ReadLimit, Registration, RowKey,
-    StoredContent, UserRole,
+    FileIndex as _, InviteTerms, LOBBY, NewEntry, Newest, PreparedInvite, ReadLimit, Registration,
+    RowKey, StoredContent, UserRole,
 };
 
 use super::*;
@@ -243,4 +245,127 @@ async fn append__numbers_stay_unique_while_the_cache_is_dropped() {
         entries += page.head;
     }
     assert_eq!(entries, 8 * CALLS * 2);
+}
+
+/// A repeat that an index without its id has let through.
+#[tokio::test]
+async fn open__message_that_the_log_has_twice_keeps_its_first_place() {
+    let (_dir, path) = directory();
+    let store = with_ada(&path).await;
+    say(&store, "once").await;
+    let first = store.read(LOBBY, 0, ALL).await.unwrap().entries.remove(0);
+    store.close().await.unwrap();
+    drop(store);
+    let StoredContent::Body(salt, body) = &first.content else { panic!("erased") };
+    let commit = twinlock_core::chain::commit(salt, body);
+    let mut again = twinlock_store::StoredEntry { n: 2, ..first.clone() };
+    again.link = twinlock_core::chain::Linked {
+        conversation: LOBBY,
+        n: 2,
+        time_ms: again.time_ms,
+        message_id: &again.message_id,
+        kind: again.kind,
+        sender: &again.sender,
+        commit: &commit,
+    }
+    .link(&first.link)
+    .unwrap();
+    let resume = Resume { position: None, next_seq: 1 };
+    let mut opened = log::open(&path, resume, &LogOptions::default(), &mut |_| Ok(())).unwrap();
+    let mut batch = BatchBuilder::new();
+    batch.run(LOBBY, [(&again, &commit)]);
+    opened.writer.append(&mut batch).unwrap();
+    drop(opened);
+    for lost in [false, true] {
+        if lost {
+            std::fs::remove_file(path.join("index.db")).unwrap();
+        }
+        let store = EmbeddedStore::open(&path, options()).unwrap();
+        assert_eq!(store.read(LOBBY, 0, ALL).await.unwrap().entries.len(), 2);
+        let ada = Name::new("ada").unwrap();
+        let receipt = store.receipt(&ada, &first.message_id).await.unwrap();
+        assert_eq!(receipt.map(|receipt| receipt.n), Some(1));
+        store.close().await.unwrap();
+    }
+}
+
+/// Runs `reached` until it holds, at most 20 s.
+async fn until(what: &str, reached: impl Fn() -> bool) {
+    let waits = async {
+        while !reached() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), waits).await.expect(what);
+}
+
+/// The commit and its repair at once both fail, and no other command comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn append__refused_batch_is_overwritten_without_another_command() {
+    let (_dir, path) = directory();
+    drop(with_ada(&path).await);
+    let (failing, stated) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let faults = {
+        let (failing, stated) = (failing.clone(), stated.clone());
+        Faults::new(move |operation| {
+            if let Operation::Write { bytes, .. } = operation
+                && bytes.len() < 4096
+                && bytes.get(12..16) == Some(&[0; 4])
+            {
+                stated.fetch_add(1, Ordering::Relaxed);
+            }
+            let fails =
+                matches!(operation, Operation::Sync(path) if path.ends_with("00000001.log"));
+            (fails && failing.load(Ordering::Relaxed)).then(|| Fault { written: 0, error: eio() })
+        })
+    };
+    let lock = RecordLock::take(&path).unwrap();
+    let log_options = LogOptions { faults, ..LogOptions::default() };
+    let store = open_with(lock, options(), &Expected::default(), &log_options).unwrap();
+    say(&store, "before").await;
+    // The recorder waits without a limit of time now.
+    let segment = path.join("00000001.log");
+    let has = |text: &str| {
+        let bytes = std::fs::read(&segment).unwrap();
+        bytes.windows(text.len()).any(|part| part == text.as_bytes())
+    };
+    until("the log states that it is durable", || stated.load(Ordering::Relaxed) > 0).await;
+    failing.store(true, Ordering::Relaxed);
+    store.append(vec![entry("refused words")]).await.unwrap_err();
+    failing.store(false, Ordering::Relaxed);
+    until("the refused batch is gone", || !has("refused words")).await;
+    assert!(has("before"));
+    say(&store, "after").await;
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn erase__repeated_one_names_the_file_again() {
+    let (_dir, path) = directory();
+    drop(with_ada(&path).await);
+    let failing = Arc::new(AtomicBool::new(false));
+    let faults = {
+        let failing = failing.clone();
+        Faults::new(move |operation| {
+            // The overwriting of an entry: a batch begins with its header.
+            let fails =
+                matches!(operation, Operation::Write { bytes, .. } if !bytes.starts_with(b"TLB1"));
+            (fails && failing.load(Ordering::Relaxed)).then(|| Fault { written: 0, error: eio() })
+        })
+    };
+    let lock = RecordLock::take(&path).unwrap();
+    let log_options = LogOptions { faults, ..LogOptions::default() };
+    let store = open_with(lock, options(), &Expected::default(), &log_options).unwrap();
+    let meta = FileMeta { name: "plan".into(), size: 5, ..FileMeta::default() };
+    let body = FileBody { file: Some(meta), hash: vec![0xa1; 32].into() };
+    let file = NewEntry { kind: EntryKind::FILE, body: body.encode_to_vec().into(), ..entry("") };
+    store.append(vec![file]).await.unwrap();
+    failing.store(true, Ordering::Relaxed);
+    store.erase(LOBBY, 1).await.unwrap_err();
+    failing.store(false, Ordering::Relaxed);
+    assert!(!store.is_referenced(&[0xa1; 32]).await.unwrap());
+    let erased = store.erase(LOBBY, 1).await.unwrap().unwrap();
+    assert_eq!(erased.file.map(|file| (file.hash, file.size)), Some(([0xa1; 32], 5)));
+    assert!(store.erase(LOBBY, 1).await.unwrap().is_none());
+    store.close().await.unwrap();
 }

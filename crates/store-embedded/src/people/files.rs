@@ -31,7 +31,7 @@ pub(crate) fn insert(
     Ok(())
 }
 
-/// Begins an erasure: removes the reference of the entry, and notes that the entry is to be
+/// Begins an erasure: removes the reference of the entry, and notes with it that the entry is to be
 /// overwritten.
 pub(crate) fn begin_erasure(
     conn: &Connection,
@@ -39,11 +39,14 @@ pub(crate) fn begin_erasure(
     n: u64,
 ) -> Result<(), DbError> {
     let entry = params![int(conversation), int(n)];
-    conn.prepare_cached("DELETE FROM files WHERE conversation = ?1 AND n = ?2")?.execute(entry)?;
     conn.prepare_cached(
-        "INSERT INTO erasing (conversation, n) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        "INSERT INTO erasing (conversation, n, hash, size)
+         SELECT ?1, ?2, hash, size
+         FROM (SELECT 1) LEFT JOIN files ON files.conversation = ?1 AND files.n = ?2
+         WHERE true ON CONFLICT DO NOTHING",
     )?
-    .execute(params![int(conversation), int(n)])?;
+    .execute(entry)?;
+    conn.prepare_cached("DELETE FROM files WHERE conversation = ?1 AND n = ?2")?.execute(entry)?;
     Ok(())
 }
 
@@ -82,8 +85,33 @@ pub(crate) fn of_entry(
     conversation: ConversationId,
     n: u64,
 ) -> Result<Option<FileRef>, DbError> {
+    reference(
+        conn,
+        "SELECT hash, size FROM files WHERE conversation = ?1 AND n = ?2",
+        conversation,
+        n,
+    )
+}
+
+/// The reference that an entry had before its erasure, which is not complete.
+pub(crate) fn of_erasing(
+    conn: &Connection,
+    conversation: ConversationId,
+    n: u64,
+) -> Result<Option<FileRef>, DbError> {
+    let sql = "SELECT hash, size FROM erasing
+               WHERE conversation = ?1 AND n = ?2 AND hash IS NOT NULL";
+    reference(conn, sql, conversation, n)
+}
+
+fn reference(
+    conn: &Connection,
+    sql: &str,
+    conversation: ConversationId,
+    n: u64,
+) -> Result<Option<FileRef>, DbError> {
     let file = conn
-        .prepare_cached("SELECT hash, size FROM files WHERE conversation = ?1 AND n = ?2")?
+        .prepare_cached(sql)?
         .query_row(params![int(conversation), int(n)], |row| {
             Ok(FileRef { hash: row.get(0)?, size: get_uint(row, 1)? })
         })

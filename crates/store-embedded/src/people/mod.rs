@@ -31,7 +31,10 @@ use crate::database::DatabaseKind;
 /// The database of this module.
 pub(crate) const PEOPLE: DatabaseKind = DatabaseKind {
     file: "people.db",
-    schema: &[M::up(include_str!("../../migrations/people/0001_people.sql"))],
+    schema: &[
+        M::up(include_str!("../../migrations/people/0001_people.sql")),
+        M::up(include_str!("../../migrations/people/0002_erasing_files.sql")),
+    ],
     tables: &["users", "conversations", "members", "position"],
     cache: 4 * 1024,
     is_checked: true,

@@ -148,8 +148,8 @@ async fn convert__progress_covers_all_entries_twice() {
 async fn convert__older_program_refuses_the_place() {
     let dir = fixture();
     convert(dir.path()).unwrap();
-    // It says that a newer version wrote the file: the schema is unknown to it, and the file has the
-    // tables by which it knows a record.
+    // Version 0.1.0 says "was written by a newer version (schema 9, this one knows 8)": the schema
+    // is unknown to it, and the file has the tables by which it knows a record.
     let conn = Connection::open(database(&dir)).unwrap();
     let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap();
     assert_eq!(number("PRAGMA user_version"), NEWEST_SCHEMA + 1);
@@ -167,8 +167,10 @@ async fn convert__older_program_refuses_the_place() {
 async fn convert__old_record_is_kept_and_can_come_back() {
     let dir = fixture();
     let original = fs::read(database(&dir)).unwrap();
+    fs::set_permissions(database(&dir), fs::Permissions::from_mode(0o644)).unwrap();
     convert(dir.path()).unwrap();
     let kept = dir.path().join("record.db.before-log");
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read(&kept).unwrap(), original);
     fs::rename(&kept, database(&dir)).unwrap();
     // Both forms could count now.

@@ -72,7 +72,7 @@ async fn record_file__replaced_while_open_acknowledges_nothing() {
     fs::copy(&kept, &segment).unwrap();
     append("replaced").await.unwrap_err();
     assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 1);
-    // Put back, it goes on, and the next start has all that was acknowledged.
+    // Put back, it continues, and the next start has all that was acknowledged.
     fs::rename(&kept, &segment).unwrap();
     say(&*store, entry(LOBBY, "ada", "after")).await;
     store.close().await.unwrap();

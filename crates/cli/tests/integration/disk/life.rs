@@ -267,11 +267,11 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         for entry in std::fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            let beside = ["server.log", "record.lock"].iter().any(|one| name.starts_with(one));
-            let beside = beside || name.ends_with("-shm");
+            let changes = ["server.log", "record.lock"].iter().any(|one| name.starts_with(one));
+            let changes = changes || name.ends_with("-shm");
             if path.is_dir() {
                 dirs.push(path);
-            } else if !beside {
+            } else if !changes {
                 let content = std::fs::read(&path).unwrap();
                 all.insert(path.strip_prefix(dir).unwrap().to_owned(), content);
             }

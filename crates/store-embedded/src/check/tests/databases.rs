@@ -85,7 +85,7 @@ fn check__changed_row_of_people_db_is_found() {
     changed("INSERT INTO files VALUES (1, 99999, 1, zeroblob(32), 1)", "files: the row 1, 99999");
     changed("UPDATE stored SET bytes = bytes + 1", "stored: the sum");
     changed("UPDATE stored SET files = files + 1", "stored: the sum");
-    changed("INSERT INTO erasing VALUES (1, 1)", "no erasure names it");
+    changed("INSERT INTO erasing (conversation, n) VALUES (1, 1)", "no erasure names it");
     changed("UPDATE position SET record = zeroblob(16)", "another record");
     changed("UPDATE position SET next_seq = next_seq + 1", "another time");
     changed("UPDATE position SET byte = byte + 1", "another time");
@@ -160,7 +160,7 @@ fn check__lost_or_damaged_database_is_named() {
 
 #[test]
 fn check__databases_that_are_behind_are_sound() {
-    // Those of the beginning, after the conversion: the log goes on after their positions.
+    // Those of the beginning, after the conversion: the log continues after their positions.
     let dir = tempfile::tempdir().unwrap();
     let early = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

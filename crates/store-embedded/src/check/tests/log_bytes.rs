@@ -202,7 +202,9 @@ fn check__missing_or_exchanged_segment_is_found() {
     fs::OpenOptions::new().write(true).open(&second).unwrap().set_len(length).unwrap();
 
     let other = tempfile::tempdir().unwrap();
-    drop(EmbeddedStore::open(&other.path().join("record"), options()).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { fill(other.path()).await.close().await.unwrap() });
+    in_one_file(other.path());
     for file in ["marker", "00000001.log", "people.db", "index.db"] {
         let path = dir.path().join("record").join(file);
         fs::rename(&path, &aside).unwrap();

@@ -65,6 +65,25 @@ async fn fill(dir: &Path) -> std::sync::Arc<EmbeddedStore> {
     store
 }
 
+/// Moves what each database has in its WAL into the database, whichever connection closed last.
+fn in_one_file(dir: &Path) {
+    for database in ["people.db", "index.db", "words.db"] {
+        let conn = rusqlite::Connection::open(dir.join("record").join(database)).unwrap();
+        conn.pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
+    }
+}
+
+/// Whether the log states that its newest records are durable.
+fn ends_in_an_empty_batch(directory: &Path) -> bool {
+    let mut empty = false;
+    walk(directory, WalkedPart::LastSegment, &mut |batch| {
+        empty = batch.blocks.is_empty();
+        Ok(())
+    })
+    .unwrap();
+    empty
+}
+
 /// A record that was closed in order (`false`), and one of a killed server (`true`), which is copied
 /// for each test.
 fn record(killed: bool) -> TempDir {
@@ -74,15 +93,18 @@ fn record(killed: bool) -> TempDir {
         let (dir, copied) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         runtime.block_on(async {
             let store = fill(dir.path()).await;
-            // The empty batch that states that the last one is durable.
-            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            let stated = async {
+                while !ends_in_an_empty_batch(&dir.path().join("record")) {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            let limit = std::time::Duration::from_secs(20);
+            tokio::time::timeout(limit, stated).await.expect("the log states that it is durable");
             copy(dir.path(), copied.path());
             store.close().await.unwrap();
         });
+        in_one_file(dir.path());
         for database in ["people.db", "index.db", "words.db"] {
-            // Whichever connection was the last to close: everything is in the database.
-            let conn = rusqlite::Connection::open(dir.path().join("record").join(database));
-            conn.unwrap().pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
             assert!(!dir.path().join("record").join(database).with_extension("db-wal").exists());
         }
         (dir, copied)

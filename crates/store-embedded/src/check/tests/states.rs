@@ -75,6 +75,28 @@ fn check__record_in_use_is_not_read_and_two_checks_run_together() {
     }
 }
 
+/// A power cut before the first transaction of a database was on disk.
+#[test]
+fn check__database_without_content_is_like_a_missing_one() {
+    let dir = record(true);
+    for file in ["index.db", "words.db"] {
+        for suffix in ["-wal", "-shm"] {
+            fs::remove_file(dir.path().join("record").join(format!("{file}{suffix}"))).ok();
+        }
+        fs::write(dir.path().join("record").join(file), "").unwrap();
+    }
+    let report = check(dir.path());
+    assert!(report.is_sound(), "{report:#?}");
+    assert!(report.notes.iter().any(|note| note.contains("index.db is missing")), "{report:#?}");
+    drop(EmbeddedStore::open(&dir.path().join("record"), options()).unwrap());
+    assert!(check(dir.path()).is_sound());
+    // It lacks the read markers.
+    fs::remove_file(dir.path().join("record/people.db-wal")).ok();
+    fs::write(dir.path().join("record/people.db"), "").unwrap();
+    let report = check(dir.path());
+    assert!(!report.is_sound() && report.findings[0].problem.contains("read markers"));
+}
+
 #[test]
 fn check__missing_record_is_none() {
     let dir = tempfile::tempdir().unwrap();

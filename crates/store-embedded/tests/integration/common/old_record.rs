@@ -1,5 +1,4 @@
-//! The fixture `old-record.db`: its keys, and what a store answers about it. The example `old_record` has
-//! its content.
+//! The fixture `old-record.db`: its keys, the answers of a store about it, and how it grows.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::Arc;
