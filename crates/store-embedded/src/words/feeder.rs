@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_millis(10);
 const BUSY_BACKLOG: u64 = 512 * 1024;
 /// While the record is busy, steps take one part in this of the time.
 const BUSY_SHARE: u32 = 20;
+/// Longest pause for that share: a step that waited for the disk would put the next one off for
+/// minutes.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Pause after a failed step.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -49,14 +52,31 @@ enum WordsCommand {
     Close,
 }
 
-/// The recorder's side of the thread.
+/// The recorder's side of the thread, which ends without one.
 #[derive(Clone)]
 pub(crate) struct WordsHandle {
     commands: Sender<WordsCommand>,
-    backlog: Arc<AtomicU64>,
+    backlog: Arc<Backlog>,
+}
+
+/// What both sides know.
+struct Backlog {
+    bytes: AtomicU64,
     /// When the newest entry was recorded, ms since `began`.
-    recorded: Arc<AtomicU64>,
+    recorded: AtomicU64,
     began: Instant,
+}
+
+impl Backlog {
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time since the newest entry was recorded.
+    fn quiet(&self) -> Duration {
+        let recorded = Duration::from_millis(self.recorded.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(recorded)
+    }
 }
 
 impl WordsHandle {
@@ -65,10 +85,11 @@ impl WordsHandle {
         if entries == 0 {
             return;
         }
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.recorded.store(now, Ordering::Relaxed);
+        let Backlog { bytes: behind, recorded, began } = &*self.backlog;
+        let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        recorded.store(now, Ordering::Relaxed);
         // Only the first one finds the thread waiting.
-        if self.backlog.fetch_add((entries * ENTRY + bytes) as u64, Ordering::Relaxed) == 0 {
+        if behind.fetch_add((entries * ENTRY + bytes) as u64, Ordering::Relaxed) == 0 {
             self.commands.send(WordsCommand::Appended).ok();
         }
     }
@@ -84,18 +105,12 @@ impl WordsHandle {
 
     /// Bytes that are recorded but not indexed.
     pub(crate) fn backlog(&self) -> u64 {
-        self.backlog.load(Ordering::Relaxed)
+        self.backlog.bytes()
     }
 
     /// Ends the thread after the erasures in the queue.
     pub(crate) fn close(&self) {
         self.commands.send(WordsCommand::Close).ok();
-    }
-
-    /// Time since the newest entry was recorded.
-    fn quiet(&self) -> Duration {
-        let recorded = Duration::from_millis(self.recorded.load(Ordering::Relaxed));
-        self.began.elapsed().saturating_sub(recorded)
     }
 }
 
@@ -115,11 +130,12 @@ pub(crate) struct FeederParts {
 impl WordsFeeder {
     pub(crate) fn start(parts: FeederParts, behind: u64) -> std::io::Result<(Self, WordsHandle)> {
         let (commands, waiting) = mpsc::channel();
-        let (backlog, recorded) = (Arc::new(AtomicU64::new(behind)), Arc::default());
-        let handle = WordsHandle { commands, backlog, recorded, began: Instant::now() };
-        let feeder = Feeder { parts, handle: handle.clone() };
+        let (bytes, recorded) = (AtomicU64::new(behind), AtomicU64::default());
+        let backlog = Arc::new(Backlog { bytes, recorded, began: Instant::now() });
+        let feeder = Feeder { parts, backlog: backlog.clone() };
         let thread = thread::Builder::new().name("words".into());
-        Ok((Self(thread.spawn(move || feeder.run(&waiting))?), handle))
+        let thread = thread.spawn(move || feeder.run(&waiting))?;
+        Ok((Self(thread), WordsHandle { commands, backlog }))
     }
 
     /// Waits for the thread, after [`WordsHandle::close`].
@@ -130,14 +146,14 @@ impl WordsFeeder {
 
 struct Feeder {
     parts: FeederParts,
-    handle: WordsHandle,
+    backlog: Arc<Backlog>,
 }
 
 impl Feeder {
     fn run(mut self, waiting: &Receiver<WordsCommand>) {
         let mut pause = Duration::ZERO;
         loop {
-            let received = match self.handle.backlog() {
+            let received = match self.backlog.bytes() {
                 0 => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 _ => waiting.recv_timeout(pause),
             };
@@ -156,22 +172,25 @@ impl Feeder {
 
     /// Takes a step if it is due. Returns the time until the next one.
     fn step(&mut self) -> Duration {
-        let busy = self.handle.quiet() < IDLE;
-        if busy && self.handle.backlog() < BUSY_BACKLOG {
+        let busy = self.backlog.quiet() < IDLE;
+        if busy && self.backlog.bytes() < BUSY_BACKLOG {
             return IDLE;
         }
         let began = Instant::now();
         let FeederParts { words, index, tail, segments, .. } = &mut self.parts;
         // Read before the step: an entry that is recorded during the step stays in the backlog.
-        let before = self.handle.backlog.load(Ordering::Relaxed);
+        let before = self.backlog.bytes();
         match words.step(&EntryReader { index, tail, segments }) {
             Ok(step) => {
                 let taken = if step.all { before } else { before.min(step.bytes as u64) };
                 // At least 1 while entries remain, whatever the count says.
                 let left = |behind: u64| Some((behind - taken).max(u64::from(!step.all)));
                 let order = Ordering::Relaxed;
-                self.handle.backlog.fetch_update(order, order, left).ok();
-                if busy { began.elapsed() * BUSY_SHARE } else { Duration::ZERO }
+                self.backlog.bytes.fetch_update(order, order, left).ok();
+                match busy {
+                    true => (began.elapsed() * BUSY_SHARE).min(LONGEST_PAUSE),
+                    false => Duration::ZERO,
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "the index of words is not updated; searches read the record");
@@ -203,4 +222,33 @@ pub(crate) fn erase(
     }
     entries.segments.erase(run, n).map_err(StoreError::from)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{INDEX, IndexWriter};
+    use crate::log::{LogOptions, Resume, open};
+
+    /// As when a later thread of an opening store cannot be started.
+    #[test]
+    fn feeder__ends_when_its_handle_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("record");
+        crate::log::create_directory(&record, &LogOptions::default().faults).unwrap();
+        let options = LogOptions { smallest: 4096, largest: 4096, ..LogOptions::default() };
+        let ignore = &mut |_: crate::log::ReplayedBatch| Ok(());
+        let log = open(&record, Resume::beginning(), &options, ignore).unwrap();
+        drop(IndexWriter::open(&record, log.record_id).unwrap());
+        let parts = FeederParts {
+            words: WordsWriter::open(&record, log.record_id).unwrap(),
+            index: crate::database::reader(&record.join(INDEX.file)).unwrap(),
+            tail: Arc::default(),
+            segments: log.writer.segments(),
+            done: Box::new(|_| Ok(())),
+        };
+        let (feeder, handle) = WordsFeeder::start(parts, 0).unwrap();
+        drop(handle);
+        feeder.join().unwrap();
+    }
 }
