@@ -54,6 +54,34 @@ impl EntryReader<'_> {
         }
     }
 
+    /// [`Self::head`] as the log has it, for an entry that is linked to it: SQLite's pages have no
+    /// checksum, and a wrong link would be in the record for ever.
+    pub(crate) fn verified_head(
+        &self,
+        conversation: ConversationId,
+    ) -> Result<Option<ConversationHead>, DbError> {
+        if let Some(head) = self.tail.head(conversation) {
+            return Ok(Some(head));
+        }
+        let head = self.index().head(conversation)?;
+        let newest = self.index().runs_back_from(conversation, u64::MAX, 1)?;
+        let logged = match newest.first() {
+            Some(place) => self.run(place)?.entries().last().transpose(),
+            None => Ok(None),
+        };
+        let logged = logged.map_err(StoreError::from)?;
+        let logged =
+            logged.map(|at| ConversationHead { n: at.n, time_ms: at.time_ms, link: at.link });
+        if logged == head {
+            return Ok(head);
+        }
+        Err(StoreError::Damaged(format!(
+            "index.db has another newest entry of conversation {conversation} than the log: stop the \
+             server, remove the file, and start it again"
+        ))
+        .into())
+    }
+
     /// The newest number of a conversation and its link; 0 and `link_0` while it is empty.
     pub(crate) fn head_or_start(
         &self,

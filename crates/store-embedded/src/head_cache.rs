@@ -69,7 +69,7 @@ impl HeadCache {
                 let Some(key) = conversations::server_key(people, conversation)? else {
                     return Ok(None);
                 };
-                let head = entries.head(conversation)?;
+                let head = entries.verified_head(conversation)?;
                 let head = head.unwrap_or_else(|| ConversationHead::empty(&key, conversation));
                 let senders = HashMap::new();
                 slot.insert(CachedConversation { head, senders, part: (0, 0) })

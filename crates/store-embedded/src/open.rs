@@ -33,7 +33,8 @@ use crate::sync_thread::{SharedLog, SyncThread};
 use crate::tail::Tail;
 use crate::words::{self, FeederParts, WORDS, WordsFeeder, WordsWriter};
 
-/// Opens the record that `lock` holds, which must be as `expected`.
+/// Opens the record that `lock` holds. Bytes at the log's end are not overwritten if it then lacks
+/// entries that are `expected`.
 pub(crate) fn open(
     lock: RecordLock,
     options: StoreOptions,
@@ -59,29 +60,15 @@ fn open_with(
     log::create_directory(directory, &log_options.faults)
         .map_err(|error| OpenError::File { path: directory.to_path_buf(), error })?;
     let people_file = DatabaseFile::new(&PEOPLE, directory)?;
-    let (people, record) = open_people(directory, &people_file)?;
-    // Before anything changes.
-    refuse_other_server(&people, &server_key, directory)?;
-    let people_at = database::position(&people).map_err(fault)?;
-    let index = open_index(directory, record)?;
-    let index_at = index.position().map_err(fault)?;
-    let next = |at: Option<u64>| at.unwrap_or(1);
-    let people_next = next(people_at.map(|at| at.next_seq));
-    let index_next = next(index_at.map(|at| at.next_seq));
-    let resume = match (people_at, index_at) {
-        (Some(people), Some(index)) if index.next_seq < people.next_seq => {
-            Resume { position: Some(index.position), next_seq: index.next_seq }
+    let read = || read_log(directory, &people_file, &server_key, expected, log_options);
+    let (opened, replay) = match read() {
+        Err(ReadError { index: Some(problem), .. }) => {
+            discard(&directory.join(INDEX.file), &problem)?;
+            read()
         }
-        (Some(people), Some(_)) => {
-            Resume { position: Some(people.position), next_seq: people.next_seq }
-        }
-        _ => Resume::beginning(),
-    };
-    // A new log draws its id when it is opened, and its databases take it then.
-    let people = PeopleWriter::new(people, record.unwrap_or_default());
-    let mut replay = Replay::new(directory, people, people_next, index, index_next);
-    let opened = log::open(directory, resume, log_options, &mut |batch| replay.batch(batch))?;
-    replay.flush().map_err(fault)?;
+        read => read,
+    }
+    .map_err(|failed| failed.error)?;
     let OpenedLog { writer: mut log, record_id, created, closed, torn, damaged, .. } = opened;
     let unfinished = opened.unfinished_erasures.iter().map(|(run, n)| (run.conversation, *n));
     let unfinished: Vec<_> = unfinished.chain(opened.earlier_erasures).collect();
@@ -113,7 +100,6 @@ fn open_with(
     let mut words = open_words(directory, record_id, log.next_seq())?;
     let index_conn = reader()?;
     let entries = EntryReader { index: &index_conn, tail: &tail, segments: &segments };
-    check(&entries, expected, directory)?;
     // Until here a refused start leaves the accounts as they are.
     database::leave_wal(people.conn(), false).map_err(|error| fault(error.into()))?;
     finish_erasures(&mut people, &mut words, &entries, directory).map_err(fault)?;
@@ -146,13 +132,14 @@ fn open_with(
     };
     let thread = |error| OpenError::File { path: directory.to_path_buf(), error };
     let (words, handle) = WordsFeeder::start(parts, behind).map_err(thread)?;
-    let indexer = Indexer::start(index, tail.clone(), people_file.clone()).map_err(thread)?;
     let commits = broadcast::Sender::new(COMMITS);
     let log = SharedLog::new(log);
+    let sync = SyncThread::start(log.clone()).map_err(thread)?;
+    let indexer = Indexer::start(index, tail.clone(), people_file.clone()).map_err(thread)?;
     let recorder = Recorder {
         people,
         index: index_conn,
-        sync: SyncThread::start(log.clone()).map_err(thread)?,
+        sync,
         log,
         segments: segments.clone(),
         tail: tail.clone(),
@@ -168,7 +155,11 @@ fn open_with(
         }
         ended
     });
-    let recorder = recorder.map_err(thread)?;
+    // The other threads end with what was dropped here.
+    let recorder = recorder.map_err(|error| {
+        tail.close();
+        thread(error)
+    })?;
     let readers = Readers::new(directory.to_path_buf(), tail, segments, lock.clone());
     Ok(Arc::new(EmbeddedStore {
         server_key,
@@ -190,6 +181,60 @@ fn open_with(
             lock: lock.clone(),
         })),
     }))
+}
+
+/// Why the log could not be read into the databases.
+struct ReadError {
+    error: OpenError,
+    /// If the index is at fault: how.
+    index: Option<String>,
+}
+
+impl From<OpenError> for ReadError {
+    fn from(error: OpenError) -> Self {
+        Self { error, index: None }
+    }
+}
+
+/// Opens the databases, and the log, which is read from where they end.
+fn read_log<'a>(
+    directory: &'a Path,
+    people_file: &DatabaseFile,
+    server_key: &ServerKey,
+    expected: &'a Expected,
+    log_options: &LogOptions,
+) -> Result<(OpenedLog, Replay<'a>), ReadError> {
+    let fault = |error: DbError| OpenError::Database {
+        path: directory.to_path_buf(),
+        problem: error.to_string(),
+    };
+    let (people, record) = open_people(directory, people_file)?;
+    // Before anything changes.
+    refuse_other_server(&people, server_key, directory)?;
+    let people_at = database::position(&people).map_err(fault)?;
+    let index = open_index(directory, record)?;
+    let index_at = index.position().map_err(fault)?;
+    let next = |at: Option<u64>| at.unwrap_or(1);
+    let people_next = next(people_at.map(|at| at.next_seq));
+    let index_next = next(index_at.map(|at| at.next_seq));
+    let resume = match (people_at, index_at) {
+        (Some(people), Some(index)) if index.next_seq < people.next_seq => {
+            Resume { position: Some(index.position), next_seq: index.next_seq }
+        }
+        (Some(people), Some(_)) => {
+            Resume { position: Some(people.position), next_seq: people.next_seq }
+        }
+        _ => Resume::beginning(),
+    };
+    // A new log draws its id when it is opened, and its databases take it then.
+    let people = PeopleWriter::new(people, record.unwrap_or_default());
+    let mut replay = Replay::new(directory, expected, people, people_next, index, index_next);
+    let opened = log::open(directory, resume, log_options, &mut replay);
+    let opened = opened.and_then(|opened| replay.flush().map(|()| opened).map_err(fault));
+    match opened {
+        Ok(opened) => Ok((opened, replay)),
+        Err(error) => Err(ReadError { error, index: replay.index_failed }),
+    }
 }
 
 /// Opens `people.db`, and reads the record's id; `None`: the record is new.
@@ -332,36 +377,6 @@ fn lobby(
             people.apply(&logged).map_err(|error| fault(error.into()))
         }
     }
-}
-
-/// Refuses a record that lacks entries which were acknowledged: a copy from an earlier time.
-fn check(
-    entries: &EntryReader<'_>,
-    expected: &Expected,
-    directory: &Path,
-) -> Result<(), OpenError> {
-    for at in &expected.entries {
-        let problem = match entries.entry(at.conversation, at.n).map_err(StoreError::from) {
-            Ok(Some((_, entry))) if entry.link == at.link => continue,
-            Ok(Some(_)) => "has another link".to_owned(),
-            Ok(None) => "is missing".to_owned(),
-            Err(StoreError::Damaged(problem)) => format!("cannot be read: {problem}"),
-            Err(error) => {
-                let path = directory.to_path_buf();
-                return Err(OpenError::Database { path, problem: error.to_string() });
-            }
-        };
-        return Err(OpenError::Damaged {
-            path: directory.to_path_buf(),
-            directory: directory.to_path_buf(),
-            problem: format!(
-                "entry {} of conversation {}, which was acknowledged, {problem}: the record is from \
-                 an earlier time",
-                at.n, at.conversation
-            ),
-        });
-    }
-    Ok(())
 }
 
 /// Completes the erasures that the log has and that were interrupted.

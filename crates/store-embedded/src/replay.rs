@@ -11,8 +11,9 @@ use twinlock_store::{StoreError, file_body};
 use crate::entry_batch::NewFile;
 use crate::error::DbError;
 use crate::index::{IndexReader, IndexWriter};
-use crate::log::{self, ReplayedBatch, ReplayedBlock, Run, RunPlace};
+use crate::log::{self, Replayed, ReplayedBatch, ReplayedBlock, Run, RunPlace, ScannedBatch};
 use crate::open_error::OpenError;
+use crate::options::Expected;
 use crate::people::writer::{LoggedBatch, PeopleWriter};
 use crate::people::{changes, conversations, credentials};
 use crate::tail::{CommittedBatch, RecordedId};
@@ -23,6 +24,7 @@ const STEP: usize = 64 * 1024;
 /// The databases, while the log is read.
 pub(crate) struct Replay<'a> {
     directory: &'a Path,
+    expected: &'a Expected,
     pub(crate) people: PeopleWriter,
     pub(crate) index: IndexWriter,
     /// The next sequence of each database.
@@ -32,11 +34,14 @@ pub(crate) struct Replay<'a> {
     users: HashMap<Name, u64>,
     pending: Vec<CommittedBatch>,
     pending_entries: usize,
+    /// Why the replay has failed, if that is the index's fault.
+    pub(crate) index_failed: Option<String>,
 }
 
 impl<'a> Replay<'a> {
     pub(crate) fn new(
         directory: &'a Path,
+        expected: &'a Expected,
         people: PeopleWriter,
         people_next: u64,
         index: IndexWriter,
@@ -44,6 +49,7 @@ impl<'a> Replay<'a> {
     ) -> Self {
         Self {
             directory,
+            expected,
             people,
             index,
             people_next,
@@ -52,29 +58,8 @@ impl<'a> Replay<'a> {
             users: HashMap::new(),
             pending: Vec::new(),
             pending_entries: 0,
+            index_failed: None,
         }
-    }
-
-    /// Takes the next batch of the log.
-    ///
-    /// # Errors
-    /// [`OpenError::Damaged`] if an entry does not follow the one before it.
-    pub(crate) fn batch(&mut self, batch: ReplayedBatch) -> Result<(), OpenError> {
-        let path = log::segment_path(self.directory, batch.position.segment);
-        for block in &batch.blocks {
-            if let ReplayedBlock::Change(set) = block {
-                changes::decode(set).map_err(|bad| bad.into_open_error(&path, self.directory))?;
-            }
-        }
-        self.try_batch(batch).map_err(|problem| match StoreError::from(problem) {
-            StoreError::Damaged(problem) => {
-                OpenError::Damaged { path, directory: self.directory.into(), problem }
-            }
-            other => {
-                let (path, problem) = (self.directory.to_path_buf(), other.to_string());
-                OpenError::Database { path, problem }
-            }
-        })
     }
 
     fn try_batch(&mut self, batch: ReplayedBatch) -> Result<(), DbError> {
@@ -127,20 +112,25 @@ impl<'a> Replay<'a> {
     ) -> Result<(), DbError> {
         let conversation = place.conversation;
         let known = place.seq < self.index_next;
+        let of_index = !self.heads.contains_key(&conversation) && self.index_next > 1;
         let head = self.head(conversation)?;
         let mut position = Position::new(conversation, head.n, head.link);
         let mut time_ms = head.time_ms;
         for entry in run.entries() {
             let entry = entry.map_err(StoreError::from)?;
             if !known {
-                position.advance(&entry.linked(conversation), Some(&entry.link)).map_err(|broken| {
-                    StoreError::Damaged(format!(
-                        "the run of entries {} to {} at offset {} does not continue the record: {broken}",
-                        place.first,
-                        place.last(),
-                        place.position.offset
-                    ))
-                })?;
+                let advanced = position.advance(&entry.linked(conversation), Some(&entry.link));
+                if let Err(broken) = advanced {
+                    let (first, last, offset) = (place.first, place.last(), place.position.offset);
+                    let problem = format!(
+                        "the run of entries {first} to {last} at offset {offset} does not continue the \
+                         record: {broken}"
+                    );
+                    if of_index {
+                        self.index_failed = Some(problem.clone());
+                    }
+                    return Err(StoreError::Damaged(problem).into());
+                }
                 time_ms = entry.time_ms;
             }
             let user = self.user(&entry.sender)?;
@@ -166,7 +156,8 @@ impl<'a> Replay<'a> {
         if let Some(head) = self.heads.get(&conversation) {
             return Ok(*head);
         }
-        if let Some(head) = IndexReader(self.index.conn()).head(conversation)? {
+        let indexed = IndexReader(self.index.conn()).head(conversation);
+        if let Some(head) = indexed.map_err(|error| self.blame_index(error))? {
             return Ok(head);
         }
         let key =
@@ -195,9 +186,69 @@ impl<'a> Replay<'a> {
 
     /// Writes the pending batches into the index.
     pub(crate) fn flush(&mut self) -> Result<(), DbError> {
-        self.index.add(&self.pending)?;
+        self.index.add(&self.pending).map_err(|error| self.blame_index(error))?;
         self.pending.clear();
         self.pending_entries = 0;
         Ok(())
+    }
+
+    fn blame_index(&mut self, error: DbError) -> DbError {
+        if error.0 != StoreError::Full {
+            self.index_failed = Some(error.to_string());
+        }
+        error
+    }
+}
+
+impl Replayed for Replay<'_> {
+    /// # Errors
+    /// [`OpenError::Damaged`] if an entry does not follow the one before it.
+    fn batch(&mut self, batch: ReplayedBatch) -> Result<(), OpenError> {
+        let path = log::segment_path(self.directory, batch.position.segment);
+        for block in &batch.blocks {
+            if let ReplayedBlock::Change(set) = block {
+                changes::decode(set).map_err(|bad| bad.into_open_error(&path, self.directory))?;
+            }
+        }
+        self.try_batch(batch).map_err(|problem| match StoreError::from(problem) {
+            StoreError::Damaged(problem) => {
+                OpenError::Damaged { path, directory: self.directory.into(), problem }
+            }
+            other => {
+                let (path, problem) = (self.directory.to_path_buf(), other.to_string());
+                OpenError::Database { path, problem }
+            }
+        })
+    }
+
+    fn lacks(
+        &mut self,
+        last: Option<&ScannedBatch>,
+    ) -> Result<Option<(ConversationId, u64)>, OpenError> {
+        let mut reached: HashMap<ConversationId, u64> = HashMap::new();
+        for block in last.iter().flat_map(|batch| &batch.blocks) {
+            if let ReplayedBlock::Run(place, _) = block {
+                reached.insert(place.conversation, place.last());
+            }
+        }
+        for at in &self.expected.entries {
+            let known = match (reached.get(&at.conversation), self.heads.get(&at.conversation)) {
+                (Some(n), _) => *n,
+                (None, Some(head)) => head.n,
+                (None, None) => {
+                    let head = IndexReader(self.index.conn()).head(at.conversation);
+                    let head = head.map_err(|error| self.blame_index(error));
+                    let head = head.map_err(|error| OpenError::Database {
+                        path: self.directory.to_path_buf(),
+                        problem: StoreError::from(error).to_string(),
+                    })?;
+                    head.map_or(0, |head| head.n)
+                }
+            };
+            if known < at.n {
+                return Ok(Some((at.conversation, at.n)));
+            }
+        }
+        Ok(None)
     }
 }

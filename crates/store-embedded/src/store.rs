@@ -97,7 +97,11 @@ impl EmbeddedStore {
         Self::open_locked(RecordLock::take(directory)?, options, &Expected::default())
     }
 
-    /// [`Self::open`] for a caller that takes the lock first, and knows what the record must have.
+    /// [`Self::open`] for a caller that takes the lock first, and knows entries that were on disk.
+    ///
+    /// If the last batch does not verify and one of them is not before it, the batch is damaged and
+    /// may have it. Otherwise that batch was never acknowledged, and a record without expected
+    /// entries is older than they are: it is opened.
     ///
     /// # Errors
     /// As [`Self::open`].

@@ -48,6 +48,14 @@ impl Heads {
         Expected { entries: self.newest.clone() }
     }
 
+    /// [`Self::expected`] without the entries that an earlier start has found `missing`.
+    pub(super) fn expected_beside(&self, missing: &Self) -> Expected {
+        let is_missing = |at: &&Newest| {
+            missing.newest.iter().any(|m| m.conversation == at.conversation && m.n >= at.n)
+        };
+        Expected { entries: self.newest.iter().filter(|at| !is_missing(at)).copied().collect() }
+    }
+
     /// The time of the newest entry, in ms since 1970.
     pub(super) fn newest_time_ms(&self) -> Option<u64> {
         self.newest.iter().map(|newest| newest.time_ms).max()
@@ -263,5 +271,15 @@ mod tests {
             assert_eq!(Heads::parse(&text[..cut]), None, "{cut}");
         }
         assert_eq!(Heads::parse(&text.replace("entry", "entry x")), None);
+    }
+
+    #[test]
+    fn heads__entries_that_are_known_to_be_missing_are_not_expected() {
+        let at =
+            |conversation, n| Newest { seq: n, conversation, n, time_ms: 5, link: Link([7; 32]) };
+        let heads = Heads { newest: vec![at(1, 5), at(2, 5), at(3, 5)], ..Heads::default() };
+        let missing = Heads { newest: vec![at(1, 4), at(2, 5), at(4, 9)], ..Heads::default() };
+        assert_eq!(heads.expected().entries, heads.newest);
+        assert_eq!(heads.expected_beside(&missing).entries, [at(1, 5), at(3, 5)]);
     }
 }

@@ -62,7 +62,8 @@ impl Server {
         let known = Heads::read(&data, heads::FILE)?;
         let start = data_check::inspect(&data, &config, &known)?;
         let (identity, setup) = open_identity(&config)?;
-        let store = open_store(&config, &setup, lock, known.expected(), progress).await?;
+        let expected = known.expected_beside(&Heads::read(&data, heads::MISSING)?);
+        let store = open_store(&config, &setup, lock, expected, progress).await?;
         let started = Self::start_on(config, identity, setup, store.clone(), &known, start).await;
         if started.is_err() {
             // The error of the start counts.
@@ -222,7 +223,7 @@ async fn open_store(
                  erasure, or in 30 days"
             );
         }
-        Ok(EmbeddedStore::open_locked(lock, options, &Expected::default())?)
+        Ok(EmbeddedStore::open_locked(lock, options, &expected)?)
     };
     let opened = tokio::task::spawn_blocking(open).await;
     opened.map_err(|error| StartError::Threads(error.into()))?

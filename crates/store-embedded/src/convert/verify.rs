@@ -11,8 +11,9 @@ use twinlock_store::FileRef;
 use crate::database::DatabaseFile;
 use crate::error::DbError;
 use crate::index::{IndexReader, IndexWriter};
-use crate::log::{self, LogOptions, OpenedLog, Resume};
+use crate::log::{self, LogOptions, OpenedLog, Replayed as _, ReplayedBatch, Resume};
 use crate::open_error::OpenError;
+use crate::options::Expected;
 use crate::people::writer::PeopleWriter;
 use crate::people::{PEOPLE, files};
 use crate::replay::Replay;
@@ -36,18 +37,24 @@ pub(super) fn complete(
     let people =
         PeopleWriter::new(DatabaseFile::new(&PEOPLE, directory)?.writer()?, copied.record_id);
     let index = IndexWriter::open(directory, copied.record_id)?;
-    let mut replay = Replay::new(directory, people, 1, index, 1);
+    let expected = Expected::default();
+    let mut replay = Replay::new(directory, &expected, people, 1, index, 1);
     let total = copied.entries;
     let mut done = 0;
-    let opened = log::open(directory, Resume::beginning(), &LogOptions::default(), &mut |batch| {
-        let runs = batch.blocks.iter().filter_map(|block| match block {
-            log::ReplayedBlock::Run(place, _) => Some(u64::from(place.count)),
-            _ => None,
-        });
-        done += runs.sum::<u64>();
-        progress(Progress { stage: Stage::Verify, done, total });
-        replay.batch(batch)
-    })?;
+    let opened = log::open(
+        directory,
+        Resume::beginning(),
+        &LogOptions::default(),
+        &mut |batch: ReplayedBatch| {
+            let runs = batch.blocks.iter().filter_map(|block| match block {
+                log::ReplayedBlock::Run(place, _) => Some(u64::from(place.count)),
+                _ => None,
+            });
+            done += runs.sum::<u64>();
+            progress(Progress { stage: Stage::Verify, done, total });
+            replay.batch(batch)
+        },
+    )?;
     replay.flush().map_err(fault)?;
     let OpenedLog { writer, torn, damaged, unfinished_erasures, .. } = opened;
     let Replay { mut people, index, .. } = replay;

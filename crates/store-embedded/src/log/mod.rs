@@ -3,6 +3,7 @@
 //! [`open()`] reads the log and returns the [`LogWriter`], which appends batches. Readers
 //! share [`Segments`].
 
+mod batches;
 mod block;
 mod builder;
 mod create;
@@ -35,11 +36,13 @@ pub(crate) use builder::BatchBuilder;
 pub(crate) use directory::{create_directory, segment_path};
 pub(crate) use error::LogError;
 pub(crate) use open::{
-    OpenedLog, ReplayedBatch, ReplayedBlock, Resume, check_files, is_boundary, open, record_id,
+    OpenedLog, Replayed, ReplayedBatch, ReplayedBlock, Resume, check_files, is_boundary, open,
+    record_id,
 };
 pub(crate) use options::LogOptions;
 pub(crate) use position::LogPosition;
 pub(crate) use run::{Run, RunEntry, RunPlace};
+pub(crate) use scan::ScannedBatch;
 pub(crate) use segments::Segments;
 pub(crate) use walk::{WalkEnd, Walked, WalkedPart, walk};
 pub(crate) use writer::{AppendedBatch, LogWriter};

@@ -12,7 +12,7 @@ use super::faults::Faults;
 use super::options::LogOptions;
 use super::recovery::Recovery;
 use super::run::{Run, RunPlace};
-use super::scan::SegmentReader;
+use super::scan::{ScannedBatch, SegmentReader};
 use super::{LogPosition, LogWriter, Segments, create};
 use crate::OpenError;
 
@@ -45,6 +45,41 @@ pub(crate) struct ReplayedBatch {
     pub(crate) end: LogPosition,
     /// Its blocks, in sequence order.
     pub(crate) blocks: Vec<ReplayedBlock>,
+}
+
+impl From<ScannedBatch> for ReplayedBatch {
+    fn from(batch: ScannedBatch) -> Self {
+        let (position, end) = (batch.position, batch.end());
+        let ScannedBatch { header, blocks, .. } = batch;
+        Self { first: header.first, next: header.next(), position, end, blocks }
+    }
+}
+
+/// Gets what a log has, at its opening.
+pub(crate) trait Replayed {
+    /// Takes the next batch with records, which is on disk.
+    fn batch(&mut self, batch: ReplayedBatch) -> Result<(), OpenError>;
+
+    /// Whether the log lacks an acknowledged entry, before bytes at its end are overwritten: then
+    /// opening fails. `last`: a batch that [`Replayed::batch`] gets afterwards.
+    fn lacks(
+        &mut self,
+        last: Option<&ScannedBatch>,
+    ) -> Result<Option<(ConversationId, u64)>, OpenError>;
+}
+
+/// A function that knows of no acknowledged entries.
+impl<F: FnMut(ReplayedBatch) -> Result<(), OpenError>> Replayed for F {
+    fn batch(&mut self, batch: ReplayedBatch) -> Result<(), OpenError> {
+        self(batch)
+    }
+
+    fn lacks(
+        &mut self,
+        _last: Option<&ScannedBatch>,
+    ) -> Result<Option<(ConversationId, u64)>, OpenError> {
+        Ok(None)
+    }
 }
 
 /// A block of a batch.
@@ -83,19 +118,19 @@ pub(crate) struct OpenedLog {
 
 /// Opens the log in `directory`, or creates it if all of its files are missing.
 ///
-/// `replay` gets the batches with records from `from` on, in order. Opening may fail after it got
+/// `target` gets the batches with records from `from` on, in order. Opening may fail after it got
 /// some: until this function has returned, the caller must be able to undo what it did with them.
 /// An error changes no file.
 pub(crate) fn open(
     directory: &Path,
     from: Resume,
     options: &LogOptions,
-    replay: &mut dyn FnMut(ReplayedBatch) -> Result<(), OpenError>,
+    target: &mut dyn Replayed,
 ) -> Result<OpenedLog, OpenError> {
     let (record_id, headers, created) = create::find_or_create(directory, from, options)?;
     let segments = Arc::new(Segments::new(directory, record_id, &options.faults));
-    let recovery = Recovery::new(directory, &headers, &options.faults, replay);
-    let recovered = recovery.run(from)?;
+    let recovery = Recovery { directory, headers: &headers, faults: &options.faults };
+    let recovered = recovery.run(from, target)?;
     make_private(directory, recovered.end.header.number)?;
     let closed = recovered.end.closed;
     let writer = LogWriter::new(directory.to_owned(), options.clone(), segments, recovered.end)

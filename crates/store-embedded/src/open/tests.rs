@@ -93,31 +93,82 @@ async fn open__completes_an_erasure_that_only_the_log_has() {
     }
 }
 
-#[tokio::test]
-async fn open__refuses_a_record_without_an_acknowledged_entry() {
-    let (dir, path) = directory();
-    let store = with_ada(&path).await;
+/// A record of two entries whose process was killed before it stated that the second one is durable,
+/// with databases from before it.
+async fn killed_after_two(path: &Path) -> (Newest, Newest) {
+    let store = with_ada(path).await;
     let first = say(&store, "one").await;
     store.close().await.unwrap();
     drop(store);
-    let older = dir.path().join("older");
-    twinlock_testing::copy_dir(dir.path(), &dir.path().with_extension("older"));
-    std::fs::rename(dir.path().with_extension("older").join("record"), &older).unwrap();
-    std::fs::remove_dir_all(dir.path().with_extension("older")).unwrap();
-    let store = EmbeddedStore::open(&path, options()).unwrap();
+    let before = tempfile::tempdir().unwrap();
+    twinlock_testing::copy_dir(path, before.path());
+    let store = EmbeddedStore::open(path, options()).unwrap();
     let second = say(&store, "two").await;
     store.close().await.unwrap();
     drop(store);
-    let open = |path: &Path, entries: Vec<Newest>| {
-        let lock = RecordLock::take(path).unwrap();
-        EmbeddedStore::open_locked(lock, options(), &Expected { entries })
+    for file in ["people.db", "people.db-wal", "index.db", "index.db-wal"] {
+        std::fs::remove_file(path.join(file)).ok();
+        std::fs::copy(before.path().join(file), path.join(file)).ok();
+    }
+    let mut end = 0;
+    let mut visit = |batch: log::ReplayedBatch| {
+        if !batch.blocks.is_empty() {
+            end = batch.end.offset as usize;
+        }
+        Ok(())
     };
-    drop(open(&path, vec![first, second]).unwrap());
-    drop(open(&older, vec![first]).unwrap());
-    let refused = open(&older, vec![second]).unwrap_err().to_string();
-    assert!(refused.contains("entry 2 of conversation 1") && refused.contains("earlier time"));
-    let other = Newest { link: twinlock_core::id::Link([9; 32]), ..first };
-    assert!(open(&path, vec![other]).unwrap_err().to_string().contains("has another link"));
+    log::walk(path, log::WalkedPart::All, &mut visit).unwrap();
+    change(path, |bytes| bytes[end..].fill(0));
+    (first, second)
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut [u8])) {
+    let segment = log::segment_path(path, 1);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    change(&mut bytes);
+    std::fs::write(segment, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn open__damaged_last_batch_is_kept_if_acknowledged() {
+    for part in ["header", "body"] {
+        let (_dir, path) = directory();
+        let (first, second) = killed_after_two(&path).await;
+        change(&path, |bytes| {
+            let body = bytes.windows(3).rposition(|at| at == b"two").unwrap();
+            let header = bytes.windows(4).rposition(|at| at == b"TLB1").unwrap();
+            bytes[if part == "header" { header + 20 } else { body }] ^= 1;
+        });
+        let segment = || std::fs::read(log::segment_path(&path, 1)).unwrap();
+        let open = |entries: Vec<Newest>| {
+            let lock = RecordLock::take(&path).unwrap();
+            EmbeddedStore::open_locked(lock, options(), &Expected { entries })
+        };
+        let (damaged, other) = (segment(), Newest { conversation: 7, ..second });
+        for (expected, text) in [
+            (vec![first, second], "entry 2 of conversation 1, which was acknowledged"),
+            (vec![first, other], "entry 2 of conversation 7, which was acknowledged"),
+        ] {
+            let refused = open(expected).unwrap_err().to_string();
+            assert!(refused.contains(text) && refused.contains("nothing was changed"), "{refused}");
+            assert_eq!(segment(), damaged);
+        }
+        // Nobody knows that it was acknowledged: it may be what a power cut leaves.
+        let store = open(vec![first]).unwrap();
+        assert_eq!(store.newest(1).await.unwrap()[0].n, 1);
+        assert_ne!(segment(), damaged);
+    }
+}
+
+#[tokio::test]
+async fn open__record_that_is_only_older_is_opened() {
+    let (_dir, path) = directory();
+    let (first, second) = killed_after_two(&path).await;
+    let third = Newest { n: 3, ..second };
+    let lock = RecordLock::take(&path).unwrap();
+    let expected = Expected { entries: vec![first, second, third] };
+    let store = EmbeddedStore::open_locked(lock, options(), &expected).unwrap();
+    assert_eq!(store.newest(1).await.unwrap()[0].n, 2);
 }
 
 /// Fails a quarter of the writes and syncs while `on`, without a pattern.

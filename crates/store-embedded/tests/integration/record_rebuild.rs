@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use rusqlite::Connection;
 use twinlock_core::id::MessageId;
 use twinlock_store::{LOBBY, Newest, Receipt, StoreError};
 use twinlock_store_embedded::{EmbeddedStore, OpenError};
@@ -135,6 +136,74 @@ async fn record__index_of_another_time_or_record_is_made_again() {
         store.search(LOBBY, "even", u64::MAX, 1000).await.unwrap().len(),
         before.found.len() - 13
     );
+}
+
+/// The index is as after a power cut in which its pages were lost, and is found out by the replay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn record__index_that_contradicts_the_log_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ids = record(dir.path()).await;
+    let older = tempfile::tempdir().unwrap();
+    copy(dir.path(), older.path());
+    let store = open(dir.path());
+    ids.extend(fill(&store, 40).await);
+    let before = answers(&store, &ids).await;
+    store.close().await.unwrap();
+    drop(store);
+    for change in [
+        "UPDATE heads SET link = zeroblob(32)",
+        "UPDATE heads SET link = x'00'",
+        "UPDATE heads SET n = n - 1",
+        "DELETE FROM heads",
+        "INSERT INTO runs SELECT seq + 1, conversation, first + count, 1, segment, offset, length
+             FROM runs ORDER BY seq DESC LIMIT 1",
+        "UPDATE heads SET n = -1",
+    ] {
+        let copied = tempfile::tempdir().unwrap();
+        copy(dir.path(), copied.path());
+        let index = copied.path().join("record/index.db");
+        remove(copied.path(), "index.db");
+        for file in ["record/index.db", "record/index.db-wal"] {
+            fs::copy(older.path().join(file), copied.path().join(file)).ok();
+        }
+        let conn = Connection::open(&index).unwrap();
+        assert!(conn.execute(change, []).unwrap() > 0, "{change}");
+        conn.close().unwrap();
+        let store = open(copied.path());
+        assert_eq!(answers(&store, &ids).await, before, "{change}");
+        store.close().await.unwrap();
+    }
+}
+
+/// Bytes of the index have changed where no replay reads them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn record__entry_is_not_linked_to_a_wrong_head() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path()).await;
+    for change in [
+        "UPDATE heads SET link = zeroblob(32)",
+        "UPDATE heads SET n = n + 1",
+        "UPDATE heads SET time_ms = time_ms + 1",
+        "DELETE FROM heads",
+        "DELETE FROM runs",
+        "DELETE FROM runs WHERE seq = (SELECT max(seq) FROM runs WHERE conversation = 1)",
+    ] {
+        let copied = tempfile::tempdir().unwrap();
+        copy(dir.path(), copied.path());
+        let conn = Connection::open(copied.path().join("record/index.db")).unwrap();
+        assert!(conn.execute(change, []).unwrap() > 0, "{change}");
+        conn.close().unwrap();
+        let store = open(copied.path());
+        let refused = store.append(vec![entry(LOBBY, "ada", "next")]).await.unwrap_err();
+        assert!(refused.to_string().contains("remove the file"), "{change}: {refused}");
+        store.close().await.unwrap();
+        drop(store);
+        remove(copied.path(), "index.db");
+        let store = open(copied.path());
+        say(&*store, entry(LOBBY, "ada", "next")).await;
+        assert_eq!(links(&*store, LOBBY).await.unwrap().len(), 41);
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

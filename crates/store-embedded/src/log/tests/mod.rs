@@ -68,7 +68,7 @@ impl Fixture {
 
     fn try_open_from(&self, from: Resume) -> Result<Opened, OpenError> {
         let (mut items, mut batches) = (Vec::new(), Vec::new());
-        let log = open(&self.path(), from, &self.options, &mut |batch| {
+        let log = open(&self.path(), from, &self.options, &mut |batch: ReplayedBatch| {
             batches.push((batch.position, batch.first));
             items.extend(batch.blocks.into_iter().flat_map(items_of));
             Ok(())

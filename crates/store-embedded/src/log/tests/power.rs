@@ -183,7 +183,7 @@ fn first_run(fixture: &Fixture, conversation: u64) -> RunPlace {
     for (path, bytes) in fixture.files() {
         fs::write(copy.path().join(path.file_name().unwrap()), bytes).unwrap();
     }
-    open(copy.path(), Resume::beginning(), &options, &mut |batch| {
+    open(copy.path(), Resume::beginning(), &options, &mut |batch: ReplayedBatch| {
         for block in &batch.blocks {
             if let ReplayedBlock::Run(place, _) = block
                 && place.conversation == conversation

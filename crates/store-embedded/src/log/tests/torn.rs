@@ -229,7 +229,7 @@ fn torn__tail_is_written_again_and_synced_before_its_replay() {
     });
     let mut batches = 0;
     let from = Resume::beginning();
-    open(&fixture.path(), from, &fixture.options, &mut |batch| {
+    open(&fixture.path(), from, &fixture.options, &mut |batch: ReplayedBatch| {
         batches += 1;
         let (from, length) = (last.position.offset, last.end.offset - last.position.offset);
         let done = done.lock().unwrap();
