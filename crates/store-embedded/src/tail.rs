@@ -15,6 +15,9 @@ use crate::log::{LogPosition, RunPlace};
 
 /// Number of entries beyond which the recorder waits for the indexer.
 const MAX_ENTRIES: usize = 256 * 1024;
+/// Number of entries that are indexed together, about. Their ids are sorted, so more of them change
+/// fewer pages an entry.
+pub(crate) const GROUP: usize = 64 * 1024;
 /// Number of users whose greatest indexed id is kept, 24 bytes each.
 const MAX_USERS: usize = 65_536;
 
@@ -62,13 +65,23 @@ struct TailState {
     conversations: HashMap<ConversationId, TailConversation>,
     /// All runs, by the sequence of their first entry.
     runs: BTreeMap<u64, RunPlace>,
-    ids: HashMap<(u64, MessageId), (ConversationId, u64)>,
+    /// The ids of all batches, oldest first.
+    ids: VecDeque<IdGroup>,
     /// For active users: an id that no id in the index exceeds.
     greatest: HashMap<u64, MessageId>,
     /// Why the indexer makes no progress.
     failed: Option<StoreError>,
     people_changed: bool,
     closing: bool,
+}
+
+/// The ids of batches that are indexed together, so that none is removed alone.
+#[derive(Debug, Default)]
+struct IdGroup {
+    ids: HashMap<(u64, MessageId), (ConversationId, u64)>,
+    batches: usize,
+    /// The indexer has taken it, so later batches do not belong to it.
+    taken: bool,
 }
 
 #[derive(Debug)]
@@ -78,15 +91,10 @@ struct TailConversation {
 }
 
 impl TailState {
+    /// Removes the oldest batch, but for its ids.
     fn remove_oldest(&mut self) {
         let Some(batch) = self.batches.pop_front() else { return };
         self.entries -= batch.entries();
-        for id in &batch.ids {
-            self.ids.remove(&(id.user, id.message_id));
-            if let Some(greatest) = self.greatest.get_mut(&id.user) {
-                *greatest = (*greatest).max(id.message_id);
-            }
-        }
         for run in &batch.runs {
             self.runs.remove(&run.seq);
             if let Some(known) = self.conversations.get_mut(&run.conversation) {
@@ -96,6 +104,11 @@ impl TailState {
                 }
             }
         }
+    }
+
+    fn recorded(&self, user: u64, message_id: &MessageId) -> Option<(ConversationId, u64)> {
+        let mut groups = self.ids.iter().rev();
+        groups.find_map(|group| group.ids.get(&(user, *message_id)).copied())
     }
 }
 
@@ -130,8 +143,13 @@ impl Tail {
     pub(crate) fn push(&self, batch: CommittedBatch) {
         let mut state = self.state();
         state.entries += batch.entries();
-        for id in &batch.ids {
-            state.ids.insert((id.user, id.message_id), (id.conversation, id.n));
+        if state.ids.back().is_none_or(|group| group.taken || group.ids.len() >= GROUP) {
+            state.ids.push_back(IdGroup::default());
+        }
+        if let Some(group) = state.ids.back_mut() {
+            group.batches += 1;
+            let ids = batch.ids.iter();
+            group.ids.extend(ids.map(|id| ((id.user, id.message_id), (id.conversation, id.n))));
         }
         for (conversation, head) in &batch.heads {
             let new = || TailConversation { runs: VecDeque::new(), head: *head };
@@ -209,33 +227,36 @@ impl Tail {
         }
     }
 
-    /// The oldest batches with up to about `entries` entries.
-    pub(crate) fn oldest(&self, entries: usize) -> Vec<Arc<CommittedBatch>> {
-        let state = self.state();
-        let mut taken = 0;
-        let batches = state.batches.iter().take_while(|batch| {
-            let more = taken < entries;
-            taken += batch.entries();
-            more
-        });
-        batches.cloned().collect()
+    /// The oldest batches, with about [`GROUP`] entries at most.
+    pub(crate) fn oldest(&self) -> Vec<Arc<CommittedBatch>> {
+        let mut state = self.state();
+        let Some(group) = state.ids.front_mut() else { return Vec::new() };
+        group.taken = true;
+        let count = group.batches;
+        state.batches.iter().take(count).cloned().collect()
     }
 
-    /// Removes the `count` oldest batches, which are in the index now. The recorder waits for one of
-    /// them at most.
-    pub(crate) fn indexed(&self, count: usize) {
+    /// Removes the batches of [`Self::oldest`], which are in the index now. `greatest` has the
+    /// greatest id of each of their users. The recorder waits for one batch at most.
+    pub(crate) fn indexed(&self, count: usize, greatest: &[(u64, MessageId)]) {
         for _ in 0..count {
             self.state().remove_oldest();
         }
         let mut state = self.state();
+        for (user, id) in greatest {
+            if let Some(known) = state.greatest.get_mut(user) {
+                *known = (*known).max(*id);
+            }
+        }
+        let ids = state.ids.pop_front();
         state.failed = None;
         if state.batches.is_empty() {
             // A burst leaves no memory behind.
-            state.ids.shrink_to(4096);
             state.conversations.shrink_to(1024);
         }
         drop(state);
         self.changed.notify_all();
+        drop(ids);
     }
 
     /// Reports that the indexer makes no progress.
@@ -322,7 +343,7 @@ impl Tail {
         user: u64,
         message_id: &MessageId,
     ) -> Option<(ConversationId, u64)> {
-        self.state().ids.get(&(user, *message_id)).copied()
+        self.state().recorded(user, message_id)
     }
 
     /// Looks for a message id. `load` reads the greatest id of the user from the index.
@@ -333,8 +354,8 @@ impl Tail {
         load: impl FnOnce() -> Result<Option<MessageId>, E>,
     ) -> Result<KnownId, E> {
         let mut state = self.state();
-        if let Some((conversation, n)) = state.ids.get(&(user, *message_id)) {
-            return Ok(KnownId::At(*conversation, *n));
+        if let Some((conversation, n)) = state.recorded(user, message_id) {
+            return Ok(KnownId::At(conversation, n));
         }
         let greatest = match state.greatest.get(&user) {
             Some(greatest) => *greatest,
@@ -390,7 +411,10 @@ mod tests {
         let tail = Tail::default();
         tail.push(batch(1, 5, 10, 4));
         tail.push(batch(5, 6, 1, 1));
+        assert_eq!(tail.oldest().len(), 2);
+        // Taken already: this one is of the next group.
         tail.push(batch(6, 5, 14, 2));
+        assert_eq!(tail.oldest().len(), 2);
         assert_eq!(tail.head(5).unwrap().n, 15);
         let firsts = |runs: Vec<RunPlace>| runs.iter().map(|run| run.first).collect::<Vec<_>>();
         assert_eq!(firsts(tail.runs_from(5, 13, 9)), [10, 14]);
@@ -402,11 +426,12 @@ mod tests {
         assert_eq!(firsts(tail.newest_runs(3)), [14, 1]);
         assert_eq!(tail.run_of(4).unwrap().first, 10);
         assert_eq!(tail.run_of(0), None);
-        assert_eq!(tail.oldest(4).len(), 1);
-        tail.indexed(1);
+        tail.indexed(2, &[(7, id(13))]);
         assert_eq!(firsts(tail.runs_from(5, 1, 9)), [14]);
         assert_eq!(tail.run_of(4), None);
-        tail.indexed(2);
+        assert!(tail.recorded(7, &id(13)).is_none() && tail.recorded(7, &id(14)).is_some());
+        assert_eq!(tail.oldest().len(), 1);
+        tail.indexed(1, &[(7, id(15))]);
         assert!(tail.head(5).is_none() && tail.head(6).is_none());
         let work = || tail.next_work(Instant::now(), Duration::from_millis(1));
         tail.people_changed();
@@ -424,7 +449,8 @@ mod tests {
         assert_eq!(known(&tail, 8), KnownId::At(5, 8));
         // Below the tail, above the index.
         assert_eq!(known(&tail, 7), KnownId::No);
-        tail.indexed(1);
+        assert_eq!(tail.oldest().len(), 1);
+        tail.indexed(1, &[(7, id(9))]);
         assert_eq!(known(&tail, 8), KnownId::AskIndex);
         assert_eq!(known(&tail, 7), KnownId::AskIndex);
         assert_eq!(known(&tail, 10), KnownId::No);

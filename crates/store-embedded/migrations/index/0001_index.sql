@@ -30,11 +30,11 @@ CREATE TABLE heads (
     link         BLOB    NOT NULL
 ) STRICT;
 
--- By user, because ids of one user ascend.
+-- Message ids by user, because ids of one user ascend. A row has up to 28 of them in order, 32 bytes each:
+-- the id, and the conversation and number of its entry as big-endian numbers. `first` is its first id.
 CREATE TABLE ids (
-    user         INTEGER NOT NULL,
-    message_id   BLOB    NOT NULL,
-    conversation INTEGER NOT NULL,
-    n            INTEGER NOT NULL,
-    PRIMARY KEY (user, message_id)
+    user  INTEGER NOT NULL,
+    first BLOB    NOT NULL,
+    ids   BLOB    NOT NULL,
+    PRIMARY KEY (user, first)
 ) STRICT, WITHOUT ROWID;

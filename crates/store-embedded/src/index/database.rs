@@ -1,5 +1,6 @@
 //! The database file, and its queries.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -9,6 +10,7 @@ use twinlock_store::sequencer::ConversationHead;
 
 use crate::database::{self, DatabaseFile, DatabaseKind, RecordPosition};
 use crate::error::DbError;
+use crate::index::ids;
 use crate::log::{LogPosition, RunPlace};
 use crate::open_error::OpenError;
 use crate::row::{get_uint, int, limit};
@@ -53,13 +55,16 @@ impl IndexWriter {
         database::position(&self.conn)
     }
 
-    /// Adds batches that follow the index's position, in one transaction.
+    /// Adds batches that follow the index's position, in one transaction. Returns the greatest id of
+    /// each of their users.
     pub(crate) fn add<'b>(
         &mut self,
         batches: impl IntoIterator<Item = &'b CommittedBatch>,
-    ) -> Result<(), DbError> {
+    ) -> Result<Vec<(u64, MessageId)>, DbError> {
         let transaction = self.conn.transaction()?;
-        let mut ids: Vec<&RecordedId> = Vec::new();
+        let mut recorded: Vec<RecordedId> = Vec::new();
+        // The last batch of a conversation has its newest head.
+        let mut heads: HashMap<ConversationId, ConversationHead> = HashMap::new();
         let mut end = None;
         {
             let mut run = transaction.prepare_cached(&format!(
@@ -82,38 +87,22 @@ impl IndexWriter {
                         place.length
                     ])?;
                 }
-                for (conversation, head) in &batch.heads {
-                    newest.execute(params![
-                        int(*conversation),
-                        int(head.n),
-                        int(head.time_ms),
-                        head.link.0
-                    ])?;
-                }
-                ids.extend(&batch.ids);
+                heads.extend(batch.heads.iter().copied());
+                recorded.extend(&batch.ids);
                 end = Some((batch.next_seq, batch.end));
             }
-            // In the order of the B-tree, so that a page is changed once, and the first one first.
-            ids.sort_by_key(|id| (id.user, id.message_id));
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO ids (user, message_id, conversation, n) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT DO NOTHING",
-            )?;
-            for id in ids {
-                let RecordedId { user, message_id, conversation, n } = id;
-                let row = params![int(*user), message_id.0.as_slice(), int(*conversation), int(*n)];
-                if insert.execute(row)? == 0 {
-                    // The log is the truth, so the index has to take it.
-                    tracing::error!(conversation, n, "the record has this message twice");
-                }
+            for (conversation, head) in heads {
+                let ConversationHead { n, time_ms, link } = head;
+                newest.execute(params![int(conversation), int(n), int(time_ms), link.0])?;
             }
         }
+        let greatest = ids::add(&transaction, recorded)?;
         if let Some((next_seq, position)) = end {
             let reached = RecordPosition { record_id: self.record, next_seq, position };
             database::set_position(&transaction, &reached)?;
         }
         transaction.commit()?;
-        Ok(())
+        Ok(greatest)
     }
 }
 
@@ -225,14 +214,7 @@ impl IndexReader<'_> {
         user: u64,
         message_id: &MessageId,
     ) -> Result<Option<(ConversationId, u64)>, DbError> {
-        let place = self
-            .0
-            .prepare_cached("SELECT conversation, n FROM ids WHERE user = ?1 AND message_id = ?2")?
-            .query_row(params![int(user), message_id.0.as_slice()], |row| {
-                Ok((get_uint(row, 0)?, get_uint(row, 1)?))
-            })
-            .optional()?;
-        Ok(place)
+        ids::get(self.0, user, message_id)
     }
 
     /// Length of the runs from `seq` on, bytes.
@@ -246,11 +228,12 @@ impl IndexReader<'_> {
 
     /// The greatest message id of this user.
     pub(crate) fn greatest_id(self, user: u64) -> Result<Option<MessageId>, DbError> {
-        let greatest = self
-            .0
-            .prepare_cached("SELECT max(message_id) FROM ids WHERE user = ?1")?
-            .query_row([int(user)], |row| row.get::<_, Option<[u8; 16]>>(0))?;
-        Ok(greatest.map(MessageId))
+        ids::greatest(self.0, user)
+    }
+
+    /// The number of message ids.
+    pub(crate) fn ids(self) -> Result<u64, DbError> {
+        ids::count(self.0)
     }
 }
 

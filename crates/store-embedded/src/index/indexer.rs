@@ -9,11 +9,8 @@ use twinlock_store::StoreError;
 use crate::database::{Checkpointer, DatabaseFile};
 use crate::error::DbError;
 use crate::index::IndexWriter;
-use crate::tail::{IndexerWork, Tail};
+use crate::tail::{GROUP, IndexerWork, Tail};
 
-/// Number of entries in one transaction of the index, about. Its ids are sorted, so a larger one
-/// changes fewer pages an entry.
-const STEP: usize = 64 * 1024;
 /// Time to collect entries before a step, so that an idle server does not pay a transaction for each.
 const GATHER: Duration = Duration::from_millis(50);
 /// Interval between checkpoints of `people.db` while it changes.
@@ -46,12 +43,12 @@ fn run(mut index: IndexWriter, tail: &Tail, people: &DatabaseFile) {
     loop {
         match tail.next_work(checkpointed, CHECKPOINT) {
             IndexerWork::Index => {
-                if tail.entries() < STEP {
+                if tail.entries() < GROUP {
                     tail.wait_closing(GATHER);
                 }
-                let batches = tail.oldest(STEP);
+                let batches = tail.oldest();
                 match index.add(batches.iter().map(|batch| &**batch)) {
-                    Ok(()) => tail.indexed(batches.len()),
+                    Ok(greatest) => tail.indexed(batches.len(), &greatest),
                     Err(error) => {
                         let error = StoreError::from(error);
                         tracing::error!(%error, "the index of entries is not updated");

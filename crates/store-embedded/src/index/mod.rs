@@ -2,6 +2,7 @@
 //! lost.
 
 mod database;
+mod ids;
 mod indexer;
 
 pub(crate) use database::{INDEX, IndexReader, IndexWriter};

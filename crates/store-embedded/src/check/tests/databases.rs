@@ -117,12 +117,19 @@ fn check__changed_row_of_the_index_is_found() {
         changed(&format!("UPDATE heads SET {column} WHERE conversation = 1"), "heads: the row 1");
     }
     changed("INSERT INTO heads VALUES (99, 1, 1, zeroblob(32))", "heads: it has");
-    let id = "message_id = (SELECT max(message_id) FROM ids)";
-    changed(&format!("DELETE FROM ids WHERE {id}"), "ids: the message id is missing");
-    changed(&format!("UPDATE ids SET n = n + 1 WHERE {id}"), "ids: the message id is that");
-    changed(&format!("UPDATE ids SET conversation = 9 WHERE {id}"), "ids: the message id is that");
-    changed(&format!("UPDATE ids SET message_id = zeroblob(16) WHERE {id}"), "is missing");
-    changed("INSERT INTO ids VALUES (1, zeroblob(16), 1, 1)", "ids: it has");
+    // The last id of a block: 16 bytes, conversation, number.
+    let last_id = |to: &str, words| {
+        let all = format!("CAST(substr(ids, 1, length(ids) - 32){to} AS BLOB)");
+        changed(&format!("UPDATE ids SET ids = {all} WHERE length(ids) > 32"), words);
+    };
+    last_id("", "ids: the message id is missing");
+    last_id(" || zeroblob(16) || substr(ids, -16)", "ids: the message id is missing");
+    for place in ["x'0000000000000001000000000000ffff'", "x'0000000000000009' || substr(ids, -8)"] {
+        last_id(&format!(" || substr(ids, -32, 16) || {place}"), "ids: the message id is that");
+    }
+    changed("INSERT INTO ids VALUES (1, zeroblob(16), zeroblob(32))", "ids: it has");
+    changed("DELETE FROM ids", "ids: the message id is missing");
+    changed("UPDATE ids SET ids = zeroblob(5)", "it cannot be read");
     changed("UPDATE position SET record = zeroblob(16)", "another record");
     let words = "UPDATE position SET record = zeroblob(16)";
     self::changed(dir.path(), "words.db", words, "another record");
@@ -184,7 +191,7 @@ fn check__databases_that_are_behind_are_sound() {
     let report = check(dir.path());
     assert!(report.is_sound() && report.notes.is_empty(), "{report:#?}");
     changed(dir.path(), "people.db", "UPDATE users SET role = role + 1", "is not as in the log");
-    changed(dir.path(), "index.db", "DELETE FROM ids WHERE n = 7", "is missing");
+    changed(dir.path(), "index.db", "DELETE FROM ids", "is missing");
     // One that has everything beyond its position too.
     let sql = "UPDATE position SET next_seq = 1, segment = 1, byte = 64";
     changed(dir.path(), "index.db", sql, "is not in the log");
