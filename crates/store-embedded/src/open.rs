@@ -422,4 +422,4 @@ fn end_erasure(conversation: u64, n: u64) -> crate::recorder::WriteJob {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -30,7 +30,7 @@ fn directory() -> (TempDir, std::path::PathBuf) {
     (dir, path)
 }
 
-async fn with_ada(path: &Path) -> Arc<EmbeddedStore> {
+pub(crate) async fn with_ada(path: &Path) -> Arc<EmbeddedStore> {
     let store = EmbeddedStore::open(path, options()).unwrap();
     let id = InviteId([1; 8]);
     let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: u64::MAX >> 1 };
@@ -42,7 +42,7 @@ async fn with_ada(path: &Path) -> Arc<EmbeddedStore> {
     store
 }
 
-fn entry(text: &str) -> NewEntry {
+pub(crate) fn entry(text: &str) -> NewEntry {
     NewEntry {
         conversation: LOBBY,
         sender: Sender::new(&Name::new("ada").unwrap(), None),

@@ -318,3 +318,112 @@ impl SearchSlice<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rusqlite::StatementStatus;
+    use tempfile::TempDir;
+    use twinlock_store::{Close as _, EntryLog as _, EntrySearch as _, LOBBY};
+
+    use super::*;
+    use crate::database;
+    use crate::index::INDEX;
+    use crate::log::{self, Faults, Segments};
+    use crate::open::tests::{entry, with_ada};
+    use crate::tail::Tail;
+    use crate::words::WORDS as WORDS_DB;
+
+    /// An indexed record whose lobby has `text` this often.
+    struct Record {
+        _dir: TempDir,
+        words: Connection,
+        index: Connection,
+        tail: Tail,
+        segments: Arc<Segments>,
+    }
+
+    impl Record {
+        async fn new(entries: usize, text: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("record");
+            let store = with_ada(&path).await;
+            let mut left = entries;
+            while left > 0 {
+                let count = left.min(500);
+                let new = (0..count).map(|_| entry(text)).collect();
+                store.append(new).await.unwrap();
+                left -= count;
+            }
+            while store.unindexed() > 0 {
+                tokio::task::yield_now().await;
+            }
+            store.close().await.unwrap();
+            drop(store);
+            let id = log::record_id(&path).unwrap().unwrap();
+            let segments = Arc::new(Segments::new(&path, id, &Faults::default()));
+            let reader = |file| database::reader(&path.join(file)).unwrap();
+            let (words, index) = (reader(WORDS_DB.file), reader(INDEX.file));
+            Self { words, index, tail: Tail::default(), segments, _dir: dir }
+        }
+
+        /// Runs a search in slices of this time. Returns their number, and that of the entries.
+        fn slices(&self, text: &str, time: Duration) -> (usize, usize) {
+            let limit = ReadLimit { entries: 100, bytes: usize::MAX };
+            let Self { words, index, tail, segments, .. } = self;
+            let reader = EntryReader { index, tail, segments };
+            let (mut slices, mut found) = (0, 0);
+            let mut from = Some(SearchFrom::below(u64::MAX));
+            while let Some(at) = from
+                && slices < 1000
+            {
+                let until = Instant::now() + time;
+                let result = some(words, reader, LOBBY, text, at, limit, until).unwrap();
+                (from, found, slices) = (result.next, found + result.entries.len(), slices + 1);
+            }
+            (slices, found)
+        }
+
+        fn seeks(&self, what: StatementStatus) -> i32 {
+            self.words.prepare_cached(SEEK).unwrap().reset_status(what)
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn search__word_list_cost_is_independent_of_frequency() {
+        let mut steps = Vec::new();
+        for entries in [10, 3000] {
+            let record = Record::new(entries, "common commonly commons").await;
+            assert_eq!(record.slices("comm", LONG).1, entries);
+            steps.push(record.seeks(StatementStatus::VmStep));
+        }
+        assert!(steps[0] > 0);
+        assert_eq!(steps[0], steps[1]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn search__word_list_is_read_once_for_all_slices() {
+        let record = Record::new(100, "common commonly commons").await;
+        assert_eq!(record.slices("comm", LONG).1, 100);
+        // One seek for each word, and one for the end of the list.
+        assert_eq!(record.seeks(StatementStatus::Run), 4);
+        let (slices, found) = record.slices("comm", Duration::ZERO);
+        assert_eq!((record.seeks(StatementStatus::Run), found), (4, 100));
+        // Without time, a slice reads one word or one entry.
+        assert!((104..1000).contains(&slices), "{slices}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn search__word_truncated_by_the_index_is_skipped() {
+        // More than 32 KiB after decomposition, cut inside a character of two bytes.
+        let text = format!("commo{}", "\u{fb2c}".repeat(6000));
+        let record = Record::new(1, &text).await;
+        // It is read from the record instead.
+        assert_eq!(record.slices("comm", LONG).1, 1);
+        assert_eq!(record.seeks(StatementStatus::Run), 1);
+    }
+}
