@@ -1,7 +1,7 @@
 //! Writes and syncs that fail, and the next try.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::super::faults::{Fault, Faults, Operation};
@@ -277,4 +277,36 @@ fn failures__failed_erasure_can_be_repeated() {
         fixture.expect_erased(1, 1);
         fixture.open();
     }
+}
+
+#[test]
+fn failures__spare_without_direct_writes_uses_the_page_cache() {
+    let mut fixture = Fixture::new();
+    // The log's first segment is not made by the thread.
+    drop(fixture.open());
+    let (zeroed, created) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (writes, spares) = (Arc::clone(&zeroed), Arc::clone(&created));
+    fixture.options.faults = Faults::new(move |operation| match operation {
+        Operation::Write { path, bytes, .. }
+            if path.ends_with("spare") && bytes.iter().all(|byte| *byte == 0) =>
+        {
+            // Of the one piece of a spare, the first write is the direct one.
+            let is_direct = writes.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            is_direct.then(|| Fault { written: 0, error: io::ErrorKind::InvalidInput.into() })
+        }
+        Operation::Create(path) if path.ends_with("spare") => {
+            spares.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        _ => None,
+    });
+    let mut writer = fixture.open().log.writer;
+    while writer.end().segment < 4 {
+        fixture.append(&mut writer, 1, &[&[3; 500]]);
+    }
+    writer.close().unwrap();
+    // Segments 2 to 4, and perhaps the next one, each at the first try.
+    let (zeroed, created) = (zeroed.load(Ordering::Relaxed), created.load(Ordering::Relaxed));
+    assert!(zeroed >= 2 * 3 && created <= 4, "{zeroed} {created}");
+    fixture.open();
 }
