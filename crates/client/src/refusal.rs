@@ -108,6 +108,9 @@ fn reason(why: RefusalReason) -> &'static str {
             "the password was entered more than five minutes ago, or has changed; enter it again"
         }
         RefusalReason::WrongPassword => "wrong password",
+        RefusalReason::LastOwner => {
+            "the server would have no owner; make another person an owner first (`twinlock people role`)"
+        }
         RefusalReason::Ahead => "the server's record ends before an entry that this client names",
         RefusalReason::Quota => "that is more than the server keeps of one file or of one user",
         RefusalReason::Hash => "the received content does not match its hash and was discarded",

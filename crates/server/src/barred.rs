@@ -1,8 +1,8 @@
 //! Revocations that could not be written: they hold in memory until the record accepts writes
 //! again.
 //!
-//! A barred device or classic key cannot authenticate until the server stops. Until the revocation
-//! is recorded, the server refuses all other writes of clients, which could take the disk space
+//! A barred device or classic key cannot authenticate until the server stops, and a barred person
+//! until the act is recorded. Until the revocation is recorded, the server refuses all other writes of clients, which could take the disk space
 //! that the revocation needs. A restart before that forgets the bar, so the answer must not be
 //! `Done`.
 
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use twinlock_core::id::{DeviceId, Name};
-use twinlock_store::{AddedClassicKey, Store, StoreError, StoredClassicKey};
+use twinlock_store::{
+    Act, Actor, AddedClassicKey, Administered, Store, StoreError, StoredClassicKey,
+};
 
 /// Interval between attempts to write.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -23,6 +25,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub(crate) enum Revocation {
     Device(Name, DeviceId),
     Key(Name),
+    /// A suspension or a removal.
+    Act(Actor, Act),
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +46,7 @@ pub(crate) struct Barred {
 struct BarredCredentials {
     devices: HashMap<DeviceId, Name>,
     keys: HashSet<Name>,
+    people: HashSet<Name>,
     unwritten: Vec<Revocation>,
 }
 
@@ -56,6 +61,9 @@ impl Barred {
             Revocation::Key(name) => {
                 barred.keys.insert(name.clone());
             }
+            Revocation::Act(_, act) => {
+                barred.people.insert(act.user().clone());
+            }
         }
         if !barred.unwritten.contains(&revocation) {
             barred.unwritten.push(revocation);
@@ -69,8 +77,17 @@ impl Barred {
         self.count.load(Ordering::Acquire) > 0 && self.lock().devices.contains_key(device)
     }
 
-    pub(crate) fn has_key(&self, name: &Name) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.lock().keys.contains(name)
+    pub(crate) fn has_person(&self, user: &Name) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.lock().people.contains(user)
+    }
+
+    /// Whether a classic key or its user is barred.
+    pub(crate) fn has_key(&self, key: &StoredClassicKey) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let barred = self.lock();
+        barred.keys.contains(&key.name) || barred.people.contains(&key.user)
     }
 
     /// Calls [`add_classic_key`](twinlock_store::ClassicKeyStore::add_classic_key), and lifts the
@@ -95,6 +112,12 @@ impl Barred {
     pub(crate) fn written(&self, revocation: &Revocation) {
         let mut barred = self.lock();
         barred.unwritten.retain(|other| other != revocation);
+        if let Revocation::Act(_, act) = revocation {
+            let of_person = |other: &Revocation| matches!(other, Revocation::Act(_, it) if it.user() == act.user());
+            if !barred.unwritten.iter().any(of_person) {
+                barred.people.remove(act.user());
+            }
+        }
         self.count(&barred);
     }
 
@@ -126,12 +149,31 @@ impl Barred {
                 continue;
             }
             let done = match &revocation {
-                Revocation::Device(user, device) => store.revoke_device(user, device).await,
-                Revocation::Key(name) => store.revoke_classic_key(name).await,
+                Revocation::Device(user, device) => {
+                    store.revoke_device(user, device).await.map(|_| true)
+                }
+                Revocation::Key(name) => store.revoke_classic_key(name).await.map(|_| true),
+                Revocation::Act(by, act) => {
+                    store.administer(by.clone(), act.clone()).await.map(|administered| {
+                        !matches!(
+                            administered,
+                            Administered::NotAllowed(_) | Administered::LastOwner
+                        )
+                    })
+                }
             };
             match done {
                 // Or it was revoked by another request before.
-                Ok(_) => tracing::info!(?revocation, "a deferred revocation is recorded"),
+                Ok(true) => tracing::info!(?revocation, "a deferred revocation is recorded"),
+                Ok(false) => {
+                    tracing::error!(
+                        ?revocation,
+                        "no longer allowed: it applies only until a restart"
+                    );
+                    self.lock().unwritten.retain(|other| *other != revocation);
+                    self.recount();
+                    continue;
+                }
                 Err(error @ (StoreError::Full | StoreError::Database(_) | StoreError::Closed)) => {
                     tracing::debug!(?revocation, %error, "not recorded yet");
                     return;
@@ -144,8 +186,13 @@ impl Barred {
         }
     }
 
+    fn recount(&self) {
+        self.count(&self.lock());
+    }
+
     fn count(&self, barred: &BarredCredentials) {
-        self.count.store(barred.devices.len() + barred.keys.len(), Ordering::Release);
+        let count = barred.devices.len() + barred.keys.len() + barred.people.len();
+        self.count.store(count, Ordering::Release);
         self.unwritten.store(barred.unwritten.len(), Ordering::Release);
     }
 
@@ -156,6 +203,7 @@ impl Barred {
 
 #[cfg(test)]
 mod tests {
+    use twinlock_core::frame::CloseCode;
     use twinlock_core::proto::{self, RefusalReason, request::Op};
 
     use super::*;
@@ -212,6 +260,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn barred__person_is_locked_out_until_the_act_is_recorded() {
+        let host = TestServer::start().await;
+        let (laptop, mut ada) = host.owner().await;
+        let (phone, mut bob) = host.member(&mut ada, "bob").await;
+        let record = &host.server().services.record;
+        let [ada_name, bob_name] = ["ada", "bob"].map(|name| Name::new(name).unwrap());
+        let writing = record.barred.writing.lock().await;
+        let by = Actor::Person { user: ada_name, device: laptop.id };
+        let suspend = Act::Suspend { user: bob_name.clone() };
+        record.barred.bar(Revocation::Act(by.clone(), suspend.clone()));
+        let mut again = host.connect(phone.credential()).await.unwrap();
+        assert_eq!(again.end().await.unwrap(), CloseCode::Revoked);
+        // A session that is there already ends with the request, and records nothing until then.
+        assert_eq!(bob.append(LOBBY, "x").await.map(drop), Err(RefusalReason::Storage));
+        drop(writing);
+        let written = async {
+            while record.barred.is_unwritten() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        soon("a suspension that is written", written).await;
+        assert!(!record.store.person(&bob_name).await.unwrap().unwrap().is_active());
+        // From now on the record counts, and it can be lifted there.
+        assert!(!record.barred.has_person(&bob_name));
+        let restore = Act::Restore { user: bob_name.clone() };
+        record.store.administer(by, restore).await.unwrap();
+        let mut bob = host.connect(phone.credential()).await.unwrap();
+        bob.append(LOBBY, "here again").await.unwrap();
+        // One that is not allowed any more holds until a restart.
+        let by = Actor::Person { user: bob_name.clone(), device: phone.id };
+        let last = Act::Remove { user: Name::new("ada").unwrap() };
+        record.barred.bar(Revocation::Act(by, last));
+        record.barred.write(&*record.store).await;
+        assert!(!record.barred.is_unwritten());
+        let mut again = host.connect(laptop.credential()).await.unwrap();
+        assert_eq!(again.end().await.unwrap(), CloseCode::Revoked);
+    }
+
+    #[tokio::test]
     async fn barred__pending_revocation_spares_new_key_of_same_name() {
         let host = TestServer::start().await;
         let (_, mut ada) = host.owner().await;
@@ -226,16 +313,17 @@ mod tests {
         assert!(!record.barred.is_unwritten());
         drop(writing);
         add_key(&mut ada, "lamp", LOBBY, FORM).await.unwrap();
-        assert!(!record.barred.has_key(&name));
+        let key = store.classic_key(&name).await.unwrap().unwrap();
+        assert!(!record.barred.has_key(&key));
         // The name is barred while the new key is added.
         let barred = Barred::default();
         barred.bar(lamp());
-        let key = store.classic_key(&name).await.unwrap().unwrap();
+        assert!(barred.has_key(&key));
         assert!(store.revoke_classic_key(&name).await.unwrap());
-        let added = barred.add_classic_key(store, key).await;
+        let added = barred.add_classic_key(store, key.clone()).await;
         assert_eq!(added, Ok(AddedClassicKey::Added));
         barred.write(store).await;
-        assert!(!barred.has_key(&name));
+        assert!(!barred.has_key(&key));
         assert_eq!(list_keys(&mut ada).await.len(), 1);
     }
 }

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use twinlock_core::id::{Link, Salt};
 use twinlock_core::proto;
 use twinlock_store::{
-    ConversationForm, Receipt, StoredContent, StoredConversation, StoredEntry, StoredPerson,
-    UserRole,
+    ConversationForm, PersonState, Receipt, RoomKind, StoredContent, StoredConversation,
+    StoredEntry, StoredPerson, UserRole,
 };
 
 pub(crate) fn entry(entry: &StoredEntry) -> proto::Entry {
@@ -73,6 +73,11 @@ pub(crate) fn conversation(conversation: &StoredConversation) -> proto::Conversa
         created_ms: conversation.created_ms,
         joined: conversation.joined,
         own: conversation.own,
+        room_kind: match conversation.kind {
+            RoomKind::Public => proto::RoomKind::Public,
+            RoomKind::Audit => proto::RoomKind::Audit,
+        }
+        .into(),
     }
 }
 
@@ -99,6 +104,7 @@ pub(crate) fn person(person: &StoredPerson, online: bool) -> proto::Person {
         role: role(person.role).into(),
         online,
         created_ms: person.created_ms,
+        suspended: person.state == PersonState::Suspended,
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use twinlock_core::id::BadName;
 use twinlock_core::proto::{self, Limit, RefusalReason};
-use twinlock_store::{Bound, StoreError};
+use twinlock_store::{Bound, StoreError, UserRole};
 
+use crate::convert;
 use crate::limits::throttle::log_fault;
 
 /// When a client should retry an entry that could not be recorded.
@@ -67,8 +68,9 @@ pub(crate) fn too_large<T>(limit: Limit, most: usize) -> Result<T, RequestRefusa
     Err(RequestRefusal::from(RefusalReason::TooLarge).at(limit, most))
 }
 
-/// Refuses a request that needs at least this role.
-pub(crate) fn needs<T>(role: proto::Role) -> Result<T, RequestRefusal> {
+/// Refuses a request that needs this role, or one with more rights.
+pub(crate) fn needs<T>(role: UserRole) -> Result<T, RequestRefusal> {
+    let role = convert::role(role);
     Err(RequestRefusal { role, ..RefusalReason::NotAllowed.into() })
 }
 

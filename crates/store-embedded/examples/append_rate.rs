@@ -51,7 +51,7 @@ async fn register(store: &dyn Store, task: usize) {
     let id = InviteId((task as u64).to_be_bytes());
     let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: 1 << 60 };
     let invite = PreparedInvite { id, record: vec![0; 192], terms, made_by: None, created_ms: 0 };
-    store.add_invite(invite).await.unwrap();
+    assert!(store.add_invite(invite).await.unwrap());
     let device = NewDevice { id: device(task), label: String::new(), record: vec![0; 192] };
     let user = user(task);
     let new = Registration { invite: id, user, password: None, device: Some(device) };

@@ -96,7 +96,7 @@ async fn fill(dir: &Path, rooms: usize, entries: usize) {
     let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: 1 << 60 };
     let id = InviteId([1; 8]);
     let invite = PreparedInvite { id, record: vec![0; 192], terms, made_by: None, created_ms: 0 };
-    store.add_invite(invite).await.unwrap();
+    assert!(store.add_invite(invite).await.unwrap());
     let password = Some(vec![1; 192]);
     let new = Registration { invite: id, user: ada.clone(), password, device: None };
     store.register(new, 1).await.unwrap();

@@ -9,14 +9,17 @@ use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
 use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{
-    Accounts, AddedClassicKey, AppendAnswer, AppendReply, ClassicKeyStore, Close, Directory,
-    EntryLog, EntryPage, EntrySearch, Erased, FileIndex, FileRef, FileUsage, Joined,
-    ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry, Newest, Order, PreparedInvite,
-    Published, ReadLimit, Receipt, Registered, Registration, SearchFrom, SearchResult, StoreError,
-    StoredClassicKey, StoredConversation, StoredDevice, StoredPerson,
+    Accounts, Act, Actor, AddedClassicKey, Administered, Administration, AppendAnswer, AppendReply,
+    ClassicKeyStore, Close, Directory, EntryLog, EntryPage, EntrySearch, Erased, FileIndex,
+    FileRef, FileUsage, Joined, ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry,
+    Newest, Order, PreparedInvite, Published, ReadLimit, Receipt, Registered, Registration,
+    SearchFrom, SearchResult, StoreError, StoredClassicKey, StoredConversation, StoredDevice,
+    StoredPerson,
 };
 
-use crate::people::{accounts, classic, conversations, credentials, files, members, sources};
+use crate::people::{
+    accounts, administration, classic, conversations, credentials, files, members, sources,
+};
 use crate::recorder::{AppendCommand, EraseCommand, RecorderCommand};
 use crate::store::{EmbeddedStore, QUEUE, Threads};
 use crate::words;
@@ -208,7 +211,7 @@ impl Accounts for EmbeddedStore {
         self.readers.read_people(move |conn, _| credentials::look_up(conn, &key, &id, now_ms)).await
     }
 
-    async fn add_invite(&self, invite: PreparedInvite) -> Result<(), StoreError> {
+    async fn add_invite(&self, invite: PreparedInvite) -> Result<bool, StoreError> {
         let (key, bounds) = (self.row_key.clone(), self.bounds);
         self.write(move |transaction| accounts::add_invite(transaction, &key, &invite, &bounds))
             .await
@@ -320,6 +323,17 @@ impl Accounts for EmbeddedStore {
         self.readers
             .read_people(move |conn, _| accounts::list(conn, &key, after.as_ref(), limit))
             .await
+    }
+}
+
+#[async_trait]
+impl Administration for EmbeddedStore {
+    async fn administer(&self, by: Actor, act: Act) -> Result<Administered, StoreError> {
+        let (key, server_key) = (self.row_key.clone(), self.server_key);
+        self.write(move |transaction| {
+            administration::administer(transaction, &key, &server_key, &by, &act)
+        })
+        .await
     }
 }
 

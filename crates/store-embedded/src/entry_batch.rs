@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 use twinlock_core::id::{Commit, ConversationId, MessageId, Sender};
-use twinlock_store::sequencer::{ConversationHead, PreparedEntry, next_head, not_recorded};
+use twinlock_store::sequencer::{ConversationHead, PreparedEntry, next_head};
 use twinlock_store::{Appended, FileRef, Published, Receipt, StoreError};
 
 use crate::entry_reader::EntryReader;
@@ -50,6 +50,14 @@ pub(crate) enum AddError {
     Append(StoreError),
     /// The whole batch is lost.
     Batch(StoreError),
+}
+
+impl AddError {
+    pub(crate) fn into_cause(self) -> StoreError {
+        match self {
+            Self::Append(error) | Self::Batch(error) => error,
+        }
+    }
 }
 
 /// What entries are checked against.
@@ -120,15 +128,16 @@ impl EntryBatch {
         entry: &PreparedEntry,
     ) -> Result<Option<Appended>, DbError> {
         let (conversation, sender) = (entry.new.conversation, &entry.new.sender);
-        let member = cache.member(view.people, &view.entries, conversation, sender.user())?;
-        let Some((_, user)) = member else {
-            return self.refused(view, before, entry).map(Some);
+        let writer = cache.writer(view.people, &view.entries, conversation, sender.user())?;
+        let user = match writer {
+            Ok((_, user)) => user,
+            Err(refused) => return self.refused(view, before, entry, refused).map(Some),
         };
         // A revocation applies from its commit on, also to entries that were in the queue.
         if let Sender::Classic(name, key) = sender
             && !classic::may_append(view.people, key, name, conversation)?
         {
-            return self.refused(view, before, entry).map(Some);
+            return self.refused(view, before, entry, Appended::NotAMember).map(Some);
         }
         self.first(view, before, user, &entry.new.message_id)
     }
@@ -141,11 +150,14 @@ impl EntryBatch {
         now_ms: u64,
     ) -> Result<Appended, DbError> {
         let (conversation, sender) = (entry.new.conversation, &entry.new.sender);
-        let member = cache.member(view.people, &view.entries, conversation, sender.user())?;
-        let Some((cached, user)) = member else { return Ok(not_recorded(None)) };
+        let writer = cache.writer(view.people, &view.entries, conversation, sender.user())?;
+        let (cached, user) = match writer {
+            Ok(writer) => writer,
+            Err(refused) => return Ok(refused),
+        };
         // Twice in one append.
         if let Some(first) = self.receipt(user, &entry.new.message_id) {
-            return Ok(not_recorded(Some(first)));
+            return Ok(Appended::Recorded(first));
         }
         let head = next_head(&cached.head, &entry, now_ms)?;
         cached.head = head;
@@ -189,7 +201,7 @@ impl EntryBatch {
         let unsynced = self.receipt(user, message_id);
         let unsynced = unsynced.or_else(|| before?.receipt(user, message_id));
         if unsynced.is_some() {
-            return Ok(Some(not_recorded(unsynced)));
+            return Ok(unsynced.map(Appended::Recorded));
         }
         let index = IndexReader(view.entries.index);
         let place = match view.entries.tail.known(user, message_id, || index.greatest_id(user))? {
@@ -201,7 +213,7 @@ impl EntryBatch {
         let first = view.entries.receipt(conversation, n)?.ok_or_else(|| {
             StoreError::Damaged(format!("entry {n} of conversation {conversation} is missing"))
         })?;
-        Ok(Some(not_recorded(Some(first))))
+        Ok(Some(Appended::Recorded(first)))
     }
 
     /// The answer to an entry whose sender may not append: the receipt, if it was recorded before.
@@ -210,6 +222,7 @@ impl EntryBatch {
         view: RecordView<'_>,
         before: Option<&Self>,
         entry: &PreparedEntry,
+        refused: Appended,
     ) -> Result<Appended, DbError> {
         let user = match entry.new.sender.user() {
             None => Some(0),
@@ -217,7 +230,7 @@ impl EntryBatch {
         };
         let first =
             user.map(|user| self.first(view, before, user, &entry.new.message_id)).transpose()?;
-        Ok(first.flatten().unwrap_or_else(|| not_recorded(None)))
+        Ok(first.flatten().unwrap_or(refused))
     }
 
     /// Puts the entries into a batch of the log.

@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 
 use rusqlite::Connection;
 use twinlock_core::id::{ConversationId, Name};
+use twinlock_store::Appended;
 use twinlock_store::sequencer::ConversationHead;
 
 use crate::entry_reader::EntryReader;
@@ -25,7 +26,7 @@ pub(crate) struct HeadCache {
 /// A conversation that has had entries since the record was opened.
 pub(crate) struct CachedConversation {
     pub(crate) head: ConversationHead,
-    /// Numbers of users who are known to be members.
+    /// Numbers of users who are known to be allowed to append.
     senders: HashMap<Name, u64>,
     /// The conversation's part of a batch: the batch's number, and the part's index.
     pub(crate) part: (u64, usize),
@@ -35,6 +36,13 @@ impl HeadCache {
     /// Removes a user after a leaving that may have succeeded.
     pub(crate) fn forget_member(&mut self, conversation: ConversationId, user: &Name) {
         if let Some(cached) = self.conversations.get_mut(&conversation) {
+            cached.senders.remove(user);
+        }
+    }
+
+    /// Removes a user from all conversations, after a change that may have succeeded.
+    pub(crate) fn forget_user(&mut self, user: &Name) {
+        for cached in self.conversations.values_mut() {
             cached.senders.remove(user);
         }
     }
@@ -54,20 +62,20 @@ impl HeadCache {
         self.conversations.get(&conversation).map(|cached| cached.head)
     }
 
-    /// The state of a conversation, and the number of `user` (0: no user) if it is a member. Loads
-    /// both if necessary. `None`: the conversation does not exist, or `user` is not a member.
-    pub(crate) fn member(
+    /// The state of a conversation, and the number of `user` (0: the server) if it may append. Loads
+    /// both if necessary. Otherwise the answer to the append.
+    pub(crate) fn writer(
         &mut self,
         people: &Connection,
         entries: &EntryReader<'_>,
         conversation: ConversationId,
         user: Option<&Name>,
-    ) -> Result<Option<(&mut CachedConversation, u64)>, DbError> {
+    ) -> Result<Result<(&mut CachedConversation, u64), Appended>, DbError> {
         let cached = match self.conversations.entry(conversation) {
             Entry::Occupied(cached) => cached.into_mut(),
             Entry::Vacant(slot) => {
                 let Some(key) = conversations::server_key(people, conversation)? else {
-                    return Ok(None);
+                    return Ok(Err(Appended::NotAMember));
                 };
                 let head = entries.verified_head(conversation)?;
                 let head = head.unwrap_or_else(|| ConversationHead::empty(&key, conversation));
@@ -75,16 +83,17 @@ impl HeadCache {
                 slot.insert(CachedConversation { head, senders, part: (0, 0) })
             }
         };
-        let Some(name) = user else { return Ok(Some((cached, 0))) };
+        let Some(name) = user else { return Ok(Ok((cached, 0))) };
         if let Some(user) = cached.senders.get(name) {
             let user = *user;
-            return Ok(Some((cached, user)));
+            return Ok(Ok((cached, user)));
         }
-        let Some(user) = members::member_number(people, conversation, name)? else {
-            return Ok(None);
+        let user = match members::writer(people, conversation, name)? {
+            Ok(user) => user,
+            Err(refused) => return Ok(Err(refused)),
         };
         cached.senders.insert(name.clone(), user);
         self.senders += 1;
-        Ok(Some((cached, user)))
+        Ok(Ok((cached, user)))
     }
 }

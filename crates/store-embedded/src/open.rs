@@ -133,6 +133,7 @@ fn open_with(
     let thread = |error| OpenError::File { path: directory.to_path_buf(), error };
     let (words, handle) = WordsFeeder::start(parts, behind).map_err(thread)?;
     let commits = broadcast::Sender::new(COMMITS);
+    let salts = Arc::new(Salts::default());
     let log = SharedLog::new(log);
     let sync = SyncThread::start(log.clone()).map_err(thread)?;
     let indexer = Indexer::start(index, tail.clone(), people_file.clone()).map_err(thread)?;
@@ -144,6 +145,7 @@ fn open_with(
         segments: segments.clone(),
         tail: tail.clone(),
         words: handle.clone(),
+        salts: salts.clone(),
         clock,
         commits: commits.clone(),
         state: RecorderState::default(),
@@ -170,7 +172,7 @@ fn open_with(
         turn: tokio::sync::Mutex::new(()),
         room: Arc::new(Semaphore::new(QUEUE)),
         words: handle,
-        salts: Salts::default(),
+        salts,
         commits,
         people: people_file.clone(),
         threads: Mutex::new(Some(Threads {

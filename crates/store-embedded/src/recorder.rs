@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use twinlock_core::id::{ConversationId, Link, Name, ServerKey};
-use twinlock_store::sequencer::PreparedEntry;
+use twinlock_store::sequencer::{PreparedEntry, Salts, system_entry};
 use twinlock_store::{AppendReply, Appended, Clock, Erased, Published, StoreError};
 
 use crate::entry_batch::{AddError, EntryBatch, RecordView};
@@ -24,7 +24,7 @@ use crate::entry_reader::EntryReader;
 use crate::error::DbError;
 use crate::head_cache::HeadCache;
 use crate::log::{AppendedBatch, BatchBuilder, Erasure, Segments};
-use crate::people::writer::{LoggedBatch, PeopleWriter};
+use crate::people::writer::{JobOutcome, LoggedBatch, PeopleWriter};
 use crate::people::{Heads, WriteTransaction, files};
 use crate::sync_thread::{SharedLog, SyncThread, SyncedBatch};
 use crate::tail::{CommittedBatch, Tail};
@@ -113,6 +113,7 @@ pub(crate) struct Recorder {
     pub(crate) segments: Arc<Segments>,
     pub(crate) tail: Arc<Tail>,
     pub(crate) words: WordsHandle,
+    pub(crate) salts: Arc<Salts>,
     pub(crate) clock: Clock,
     pub(crate) commits: broadcast::Sender<Arc<[Published]>>,
     pub(crate) state: RecorderState,
@@ -326,7 +327,7 @@ impl Recorder {
         if !matches!(command, RecorderCommand::Append(_)) {
             self.finish_before(prepared);
         }
-        let Self { people, index, segments, tail, state, .. } = self;
+        let Self { people, index, segments, tail, state, salts, .. } = self;
         let view = EntryReader { index, tail, segments };
         let PreparedBatch { entries, other, failed, .. } = prepared;
         match command {
@@ -352,9 +353,20 @@ impl Recorder {
             }
             RecorderCommand::Job(job) => {
                 let heads = BatchHeads { cache: &state.cache, entries: view };
-                let (done, left) = people.run(job, &heads, now_ms, &mut other.changes, failed);
+                let outcome = people.run(job, &heads, now_ms, &mut other.changes, failed);
+                let JobOutcome { done, left, shut_out, notices } = outcome;
                 for (conversation, user) in left {
                     state.cache.forget_member(conversation, &user);
+                }
+                shut_out.iter().for_each(|user| state.cache.forget_user(user));
+                if !notices.is_empty() && failed.is_none() {
+                    // The act and its notices are recorded together, or not at all.
+                    let added = prepare_notices(notices, now_ms, salts).and_then(|notices| {
+                        let view = RecordView { people: people.conn(), entries: view };
+                        let added = entries.add(view, None, &mut state.cache, notices, now_ms);
+                        added.map_err(AddError::into_cause)
+                    });
+                    *failed = added.err();
                 }
                 PendingAnswer::Job(done)
             }
@@ -494,6 +506,17 @@ impl Recorder {
             }
         }
     }
+}
+
+/// The entries for notices of the server.
+fn prepare_notices(
+    notices: Vec<(ConversationId, String)>,
+    now_ms: u64,
+    salts: &Salts,
+) -> Result<Vec<PreparedEntry>, StoreError> {
+    let entry = |(conversation, text)| system_entry(conversation, text, now_ms, salts);
+    let entries = notices.into_iter().map(entry).collect::<Result<_, _>>()?;
+    PreparedEntry::batch(entries, salts)
 }
 
 /// Prepares the erasure of an entry; `None` if there is none, or it is erased.

@@ -75,7 +75,7 @@ pub struct EmbeddedStore {
     pub(crate) turn: tokio::sync::Mutex<()>,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) words: WordsHandle,
-    pub(crate) salts: Salts,
+    pub(crate) salts: Arc<Salts>,
     pub(crate) commits: broadcast::Sender<Arc<[Published]>>,
     pub(crate) people: DatabaseFile,
     pub(crate) threads: Mutex<Option<Threads>>,

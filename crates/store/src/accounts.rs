@@ -18,7 +18,7 @@ pub const KNOWN_SOURCE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 #[async_trait]
 pub trait Accounts: Send + Sync + 'static {
     /// Looks up the usable credential of `id`: one that exists and is not revoked, used or expired
-    /// at `now_ms`.
+    /// at `now_ms`, and whose user is neither suspended nor removed.
     ///
     /// A hit and every kind of miss cost the same reads and return the same amount of data. A row
     /// whose MAC does not verify is a miss.
@@ -33,22 +33,23 @@ pub trait Accounts: Send + Sync + 'static {
         Ok(self.look_up(id, now_ms).await?.into_credential())
     }
 
-    /// Adds an invite. [`StoreError::TooMany`] at [`Bound::Invites`](crate::Bound::Invites) of its
-    /// creator.
-    async fn add_invite(&self, invite: PreparedInvite) -> Result<(), StoreError>;
+    /// Adds an invite. `false`: its creator may not invite anybody as this role.
+    /// [`StoreError::TooMany`] at [`Bound::Invites`](crate::Bound::Invites) of its creator.
+    async fn add_invite(&self, invite: PreparedInvite) -> Result<bool, StoreError>;
 
     /// Registers a user with an invite.
     ///
     /// One transaction checks that the invite is unused, unexpired at `now_ms` and valid for this
     /// name, and that the name is free. It then creates user, password and device, and adds the
-    /// user to the lobby. Of concurrent registrations with one invite or one name, one succeeds.
+    /// user to the lobby, and an owner to the [audit](crate::Administration). Of concurrent
+    /// registrations with one invite or one name, one succeeds.
     async fn register(
         &self,
         registration: Registration,
         now_ms: u64,
     ) -> Result<Registered, StoreError>;
 
-    /// Adds a device of an existing user. `false`: the user does not exist. [`StoreError::TooMany`]
+    /// Adds a device of an active user. `false`: it does not exist or is not active. [`StoreError::TooMany`]
     /// at [`Bound::Devices`](crate::Bound::Devices).
     async fn add_device(
         &self,
@@ -57,7 +58,7 @@ pub trait Accounts: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
-    /// Replaces a user's password record. `false`: the user does not exist.
+    /// Replaces the password record of an active user. `false`: it does not exist or is not active.
     async fn set_password(
         &self,
         user: &Name,
@@ -100,10 +101,11 @@ pub trait Accounts: Send + Sync + 'static {
     /// Removes all login sources of `user`, and returns their number.
     async fn forget_sources(&self, user: &Name) -> Result<u64, StoreError>;
 
-    /// One user.
+    /// One user, also a suspended or removed one.
     async fn person(&self, user: &Name) -> Result<Option<StoredPerson>, StoreError>;
 
-    /// Users with names greater than `after`, in ascending order, at most `limit`.
+    /// Users with names greater than `after`, in ascending order, at most `limit`. Removed users are
+    /// not among them.
     async fn people(
         &self,
         after: Option<&Name>,
@@ -237,17 +239,54 @@ pub struct StoredPerson {
     pub password: bool,
     /// Time of registration, ms since 1970 UTC.
     pub created_ms: u64,
+    /// Whether the user can log in at all.
+    pub state: PersonState,
 }
 
-/// A user's permissions beyond sending messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+impl StoredPerson {
+    /// Whether the user is neither suspended nor removed.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state == PersonState::Active
+    }
+}
+
+/// A user's role. Roles have no order: [`rights`](crate::rights) has what each of them may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UserRole {
-    /// No further permissions.
+    /// Sends messages, and makes and joins rooms.
     Member,
-    /// Invites members, manages rooms and users.
+    /// In addition invites people and manages members.
     Admin,
-    /// All permissions.
+    /// In addition manages everybody, and reads the audit.
     Owner,
+}
+
+impl UserRole {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Member, Self::Admin, Self::Owner];
+
+    /// The role in messages.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// Whether a user's credentials and entries are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PersonState {
+    /// They are.
+    #[default]
+    Active,
+    /// They are not, until the user is restored.
+    Suspended,
+    /// They are not, and never will be. The name stays taken.
+    Removed,
 }
 
 /// How a user logged in.

@@ -22,7 +22,9 @@ pub struct Receipt {
 pub enum Appended {
     /// The entry is on disk. For a repeated `message_id`, the receipt of the first recording.
     Recorded(Receipt),
-    /// The conversation does not exist, the sender is not a member, or the sender's classic key is
-    /// revoked or bound to another conversation.
+    /// The conversation does not exist, the sender is not a member or is suspended, or the sender's
+    /// classic key is revoked or bound to another conversation.
     NotAMember,
+    /// The sender is a member who may not write there.
+    NotAllowed,
 }

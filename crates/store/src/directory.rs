@@ -8,6 +8,9 @@ use crate::error::StoreError;
 /// The room of all users. It is created with the record, and no member can leave it.
 pub const LOBBY: ConversationId = 1;
 
+/// Name of the [audit](crate::Administration), unless a room had it before there was one.
+pub const AUDIT: &str = "audit";
+
 /// Number of newest entries in which a list of conversations counts the user's own, to bound its
 /// cost.
 pub const OWN_COUNTED: u64 = 100;
@@ -16,7 +19,7 @@ pub const OWN_COUNTED: u64 = 100;
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
     /// The conversations of `user` with ids greater than `after`, at most `limit`. With `joinable`:
-    /// instead, the rooms that `user` is not a member of.
+    /// instead, the public rooms that `user` is not a member of.
     async fn conversations(
         &self,
         user: &Name,
@@ -39,7 +42,8 @@ pub trait Directory: Send + Sync + 'static {
         id: ConversationId,
     ) -> Result<Option<StoredConversation>, StoreError>;
 
-    /// Creates a room with `user` as its only member. `None`: the name is taken.
+    /// Creates a room with `user` as its only member. `None`: the name is taken, or it is
+    /// [`AUDIT`].
     /// [`StoreError::TooMany`] at [`Bound::Rooms`](crate::Bound::Rooms) and
     /// [`Bound::Memberships`](crate::Bound::Memberships).
     async fn create_room(
@@ -49,14 +53,16 @@ pub trait Directory: Send + Sync + 'static {
         topic: &str,
     ) -> Result<Option<StoredConversation>, StoreError>;
 
-    /// Joins a room by name; joining twice is not an error. `None`: the room does not exist.
+    /// Joins a public room by name; joining twice is not an error. `None`: the room does not exist,
+    /// or it is not public.
     /// [`StoreError::TooMany`] at [`Bound::Memberships`](crate::Bound::Memberships).
     async fn join_room(&self, user: &Name, name: &Name) -> Result<Option<Joined>, StoreError>;
 
-    /// Leaves a room. `false`: `user` is not a member, or the conversation is the lobby or direct.
+    /// Leaves a room. `false`: `user` is not a member, or the conversation is the lobby, the audit
+    /// or direct.
     async fn leave_room(&self, user: &Name, id: ConversationId) -> Result<bool, StoreError>;
 
-    /// Sets a room's topic. `None`: it is not a room, or `user` is not a member.
+    /// Sets a room's topic. `None`: it is not a room or it is the audit, or `user` is not a member.
     async fn set_topic(
         &self,
         user: &Name,
@@ -64,8 +70,8 @@ pub trait Directory: Send + Sync + 'static {
         topic: &str,
     ) -> Result<Option<StoredConversation>, StoreError>;
 
-    /// The direct conversation of two users, created if necessary. `None`: one of them does not
-    /// exist. [`StoreError::TooMany`] at [`Bound::Memberships`](crate::Bound::Memberships) of
+    /// The direct conversation of two users, created if necessary. `None`: `user` does not exist or
+    /// is not active, or there is none and `other` does not exist or was removed. [`StoreError::TooMany`] at [`Bound::Memberships`](crate::Bound::Memberships) of
     /// `user`, if it would have to be created.
     async fn open_direct(
         &self,
@@ -93,6 +99,8 @@ pub struct StoredConversation {
     pub id: ConversationId,
     /// Room or direct conversation.
     pub form: ConversationForm,
+    /// Who may read a room and write to it; public for a direct conversation.
+    pub kind: RoomKind,
     /// A room's topic.
     pub topic: String,
     /// The server key that `link_0` covers.
@@ -112,6 +120,39 @@ pub struct StoredConversation {
     pub created_ms: u64,
     /// Whether the user is a member; false only in a list of joinable rooms.
     pub joined: bool,
+}
+
+/// Who may read a room and write to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RoomKind {
+    /// Everybody joins it, and its members write.
+    #[default]
+    Public,
+    /// The audit: its members are the owners, and only the server writes.
+    Audit,
+}
+
+impl RoomKind {
+    /// The number of this kind in rows.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Public => 0,
+            Self::Audit => 3,
+        }
+    }
+
+    /// The kind of this number.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if there is none.
+    pub fn from_number(number: u8) -> Result<Self, StoreError> {
+        match number {
+            0 => Ok(Self::Public),
+            3 => Ok(Self::Audit),
+            _ => Err(StoreError::Damaged("a room is of no known kind".into())),
+        }
+    }
 }
 
 /// The form of a conversation.

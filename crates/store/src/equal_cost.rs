@@ -8,7 +8,7 @@ use twinlock_core::id::{CredentialId, Name};
 use twinlock_core::keys::RowKey;
 
 use crate::accounts::{
-    Holder, KNOWN_SOURCE_MS, LookedUp, StoredCredential, StoredPerson, UserRole,
+    Holder, KNOWN_SOURCE_MS, LookedUp, PersonState, StoredCredential, StoredPerson, UserRole,
 };
 use crate::classic_keys::StoredClassicKey;
 use crate::error::StoreError;
@@ -98,9 +98,16 @@ pub fn look_up(
         person => person?,
     };
     let usable = is_there && row.state == CredentialState::Usable;
+    let usable_by = |person: &StoredPerson| usable & person.is_active();
     let (holder, usable) = match (id, person) {
-        (CredentialId::User(_), Some(person)) => (Holder::User(person), usable),
-        (CredentialId::Device(device), Some(person)) => (Holder::Device(person, *device), usable),
+        (CredentialId::User(_), Some(person)) => {
+            let usable = usable_by(&person);
+            (Holder::User(person), usable)
+        }
+        (CredentialId::Device(device), Some(person)) => {
+            let usable = usable_by(&person);
+            (Holder::Device(person, *device), usable)
+        }
         (CredentialId::Invite(_), _) => {
             (Holder::Invite(row.terms()), usable && now_ms < row.expires_ms)
         }
@@ -124,8 +131,13 @@ pub fn person(
 ) -> Result<Option<StoredPerson>, StoreError> {
     if found.is_none() && other.is_none() {
         let user = user.clone();
-        let stand_in =
-            StoredPerson { user, role: UserRole::Member, password: false, created_ms: 0 };
+        let stand_in = StoredPerson {
+            user,
+            role: UserRole::Member,
+            password: false,
+            created_ms: 0,
+            state: PersonState::Active,
+        };
         let _never = stand_in.has_mac(key, &[0; 32]);
     }
     found.transpose()
@@ -155,7 +167,7 @@ pub fn user_of_classic_key<'r>(row: Option<&'r ClassicKeyRow>, name: &'r Name) -
     row.map_or(name, |row| &row.key.user)
 }
 
-/// The key of a verified row, if it is not revoked and its user's row verifies.
+/// The key of a verified row, if it is not revoked, and its user's row verifies and is active.
 ///
 /// # Errors
 /// The error of `person`, unless its row was damaged.
@@ -170,7 +182,8 @@ pub fn usable_classic_key(
         }
         person => person?,
     };
-    Ok(row.filter(|row| !row.revoked && person.is_some()).map(|row| row.key))
+    let is_active = person.is_some_and(|person| person.is_active());
+    Ok(row.filter(|row| !row.revoked && is_active).map(|row| row.key))
 }
 
 /// The primary key of a login source: a MAC over user and address prefix.
@@ -214,7 +227,8 @@ mod tests {
 
     fn ada() -> StoredPerson {
         let user = Name::new("ada").unwrap();
-        StoredPerson { user, role: UserRole::Member, password: true, created_ms: 1 }
+        let (role, state) = (UserRole::Member, PersonState::Active);
+        StoredPerson { user, role, password: true, created_ms: 1, state }
     }
 
     fn row(id: &CredentialId) -> (CredentialRow, [u8; 32]) {
@@ -252,13 +266,17 @@ mod tests {
     }
 
     #[test]
-    fn look_up__missing_or_damaged_user_is_a_miss() {
+    fn look_up__missing_damaged_or_suspended_user_is_a_miss() {
         let id = device(1);
         let found = || credential_row(Some(Ok(row(&id))), None, &key(), &id);
         assert_eq!(user_of(&found().0), ada().user);
         let damaged = || Err(StoreError::Damaged("x".into()));
         assert!(look_up(&id, found(), Ok(None), 5).unwrap().into_credential().is_none());
         assert!(look_up(&id, found(), damaged(), 5).unwrap().into_credential().is_none());
+        for state in [PersonState::Suspended, PersonState::Removed] {
+            let person = Ok(Some(StoredPerson { state, ..ada() }));
+            assert!(look_up(&id, found(), person, 5).unwrap().into_credential().is_none());
+        }
         assert!(look_up(&id, found(), Err(StoreError::Closed), 5).is_err());
     }
 

@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(non_snake_case, reason = "tests are named feature__property"))]
 
 mod accounts;
+mod administration;
 mod appended;
 mod bounds;
 mod classic_keys;
@@ -22,6 +23,7 @@ pub mod file_body;
 mod files;
 mod log;
 mod order;
+pub mod rights;
 pub mod row_mac;
 mod search;
 pub mod sequencer;
@@ -30,13 +32,16 @@ pub mod tokenizer;
 
 pub use accounts::{
     Accounts, Holder, InviteTerms, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES,
-    LoginMethod, LookedUp, NewDevice, PreparedInvite, Registered, Registration, StoredCredential,
-    StoredDevice, StoredPerson, UserRole,
+    LoginMethod, LookedUp, NewDevice, PersonState, PreparedInvite, Registered, Registration,
+    StoredCredential, StoredDevice, StoredPerson, UserRole,
 };
+pub use administration::{Act, ActEffects, Actor, Administered, Administration};
 pub use appended::{Appended, Receipt};
 pub use bounds::{Bound, Bounds};
 pub use classic_keys::{AddedClassicKey, ClassicKeyStore, ListedClassicKey, StoredClassicKey};
-pub use directory::{ConversationForm, Directory, Joined, LOBBY, OWN_COUNTED, StoredConversation};
+pub use directory::{
+    AUDIT, ConversationForm, Directory, Joined, LOBBY, OWN_COUNTED, RoomKind, StoredConversation,
+};
 pub use error::StoreError;
 pub use files::{FileIndex, FileRef, FileUsage, LEAST_CHARGE};
 pub use log::{

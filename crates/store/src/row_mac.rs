@@ -9,7 +9,7 @@ use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
 
-use crate::accounts::{InviteTerms, StoredPerson, UserRole};
+use crate::accounts::{InviteTerms, PersonState, StoredPerson, UserRole};
 use crate::classic_keys::StoredClassicKey;
 use crate::error::StoreError;
 
@@ -75,16 +75,44 @@ impl UserRole {
     }
 }
 
+impl PersonState {
+    /// The number of this state in rows.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Active => 0,
+            Self::Suspended => 1,
+            Self::Removed => 2,
+        }
+    }
+
+    /// The state of this number.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if there is none.
+    pub fn from_number(number: u8) -> Result<Self, StoreError> {
+        match number {
+            0 => Ok(Self::Active),
+            1 => Ok(Self::Suspended),
+            2 => Ok(Self::Removed),
+            _ => Err(StoreError::Damaged("a user is in no known state".into())),
+        }
+    }
+}
+
 impl MacRow for StoredPerson {
     fn described(&self) -> String {
         format!("user {}", self.user)
     }
 
     fn with_mac_parts<T>(&self, f: impl FnOnce(&[&[u8]]) -> T) -> T {
+        // Rows from before there were states have no byte for it: they verify as active.
+        let flags = [self.role.number(), u8::from(self.password), self.state.number()];
+        let (active, _) = flags.split_at(2);
         f(&[
             b"user",
             self.user.as_str().as_bytes(),
-            &[self.role.number(), u8::from(self.password)],
+            if self.is_active() { active } else { &flags },
             &self.created_ms.to_be_bytes(),
         ])
     }
@@ -322,7 +350,13 @@ mod tests {
     fn row_mac__stored_values_do_not_change() {
         let key = RowKey::new(&[9; 32]);
         let user = Name::new("ada").unwrap();
-        let person = StoredPerson { user, role: UserRole::Owner, password: true, created_ms: 10 };
+        let person = StoredPerson {
+            user,
+            role: UserRole::Owner,
+            password: true,
+            created_ms: 10,
+            state: PersonState::Active,
+        };
         let mac = |mac: [u8; 32]| mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let macs = [
             person.mac(&key),
@@ -337,6 +371,27 @@ mod tests {
             "e4de5b2f9d423f6360d44dfa0e95d0ae6b532cd5384e939bd01390facca19425",
         ];
         assert_eq!(macs.map(mac), expected);
+    }
+
+    #[test]
+    fn row_mac__state_of_a_person_is_covered() {
+        let key = RowKey::new(&[9; 32]);
+        let user = Name::new("ada").unwrap();
+        let of = |state| StoredPerson {
+            user: user.clone(),
+            role: UserRole::Owner,
+            password: true,
+            created_ms: 10,
+            state,
+        };
+        let states = [PersonState::Active, PersonState::Suspended, PersonState::Removed];
+        for state in states {
+            for other in states {
+                assert_eq!(of(other).has_mac(&key, &of(state).mac(&key)), state == other);
+            }
+            assert_eq!(PersonState::from_number(state.number()), Ok(state));
+        }
+        assert!(PersonState::from_number(3).is_err());
     }
 
     #[test]

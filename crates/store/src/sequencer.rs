@@ -10,8 +10,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use twinlock_core::chain::{self, Linked};
-use twinlock_core::id::{Commit, ConversationId, Link, Salt, Sender, ServerKey};
+use twinlock_core::chain::{self, EntryKind, Linked};
+use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Salt, Sender, ServerKey};
 
 use crate::appended::{Appended, Receipt};
 use crate::error::StoreError;
@@ -128,14 +128,37 @@ pub fn next_head(
     Ok(ConversationHead { n, time_ms, link })
 }
 
-/// The answer to an entry that must not be recorded: its conversation does not exist, the sender may
-/// not append to it, or it is a duplicate.
+/// The answer to an entry that must not be recorded, because of `refused`.
 ///
 /// `first` is the receipt of an earlier entry with the same user and message id. It is the answer
 /// even if the sender is no longer a member.
 #[must_use]
-pub fn not_recorded(first: Option<Receipt>) -> Appended {
-    first.map_or(Appended::NotAMember, Appended::Recorded)
+pub fn not_recorded(first: Option<Receipt>, refused: Appended) -> Appended {
+    first.map_or(refused, Appended::Recorded)
+}
+
+/// A notice of the server to the members of a conversation.
+///
+/// # Errors
+/// [`StoreError::Database`] if the system's random generator fails.
+pub fn system_entry(
+    conversation: ConversationId,
+    text: String,
+    now_ms: u64,
+    salts: &Salts,
+) -> Result<NewEntry, StoreError> {
+    let mut id = salts.draw(1)?.first().map_or([0; 16], |random| random.0);
+    // The form of every other message id: 48 bits of ms, then 80 random bits.
+    for (to, from) in id.iter_mut().zip(&now_ms.to_be_bytes()[2..]) {
+        *to = *from;
+    }
+    Ok(NewEntry {
+        conversation,
+        sender: Sender::Server,
+        message_id: MessageId(id),
+        kind: EntryKind::SYSTEM,
+        body: Bytes::from(text),
+    })
 }
 
 /// Random salts, drawn from the system in batches. A system call for each salt would cost more than
@@ -168,8 +191,8 @@ impl Salts {
 mod tests {
     use std::collections::HashSet;
 
-    use twinlock_core::chain::{EntryKind, Position};
-    use twinlock_core::id::{MessageId, Name};
+    use twinlock_core::chain::Position;
+    use twinlock_core::id::Name;
 
     use super::*;
 
@@ -238,8 +261,24 @@ mod tests {
     fn sequencer__duplicate_gets_its_first_receipt_also_after_leaving() {
         let entries = prepared(1);
         let first = entries[0].receipt(&next(&empty(), &entries[0], 1));
-        assert_eq!(not_recorded(Some(first.clone())), Appended::Recorded(first));
-        assert_eq!(not_recorded(None), Appended::NotAMember);
+        let refused = Appended::NotAMember;
+        let answer = not_recorded(Some(first.clone()), refused.clone());
+        assert_eq!(answer, Appended::Recorded(first));
+        assert_eq!(not_recorded(None, refused.clone()), refused);
+    }
+
+    #[test]
+    fn sequencer__system_entries_have_ids_of_their_time() {
+        let salts = Salts::default();
+        let now_ms = 0x0102_0304_0506_0708;
+        let entry = || system_entry(CONVERSATION, "ada left".into(), now_ms, &salts).unwrap();
+        let [one, two] = [entry(), entry()];
+        assert_eq!(one.message_id.0[..6], [3, 4, 5, 6, 7, 8]);
+        assert_ne!(one.message_id, two.message_id);
+        assert_eq!(
+            (one.sender, one.kind, &*one.body),
+            (Sender::Server, EntryKind::SYSTEM, &b"ada left"[..])
+        );
     }
 
     #[test]

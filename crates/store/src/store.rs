@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::accounts::Accounts;
+use crate::administration::Administration;
 use crate::classic_keys::ClassicKeyStore;
 use crate::directory::Directory;
 use crate::error::StoreError;
@@ -22,12 +23,19 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 ///
 /// Every type that has all parts of the contract is a store.
 pub trait Store:
-    EntryLog + Directory + Accounts + FileIndex + EntrySearch + ClassicKeyStore + Close
+    EntryLog + Directory + Accounts + Administration + FileIndex + EntrySearch + ClassicKeyStore + Close
 {
 }
 
 impl<T> Store for T where
-    T: EntryLog + Directory + Accounts + FileIndex + EntrySearch + ClassicKeyStore + Close
+    T: EntryLog
+        + Directory
+        + Accounts
+        + Administration
+        + FileIndex
+        + EntrySearch
+        + ClassicKeyStore
+        + Close
 {
 }
 

@@ -76,7 +76,7 @@ pub struct Request {
     /// chosen by the client, repeated in the answer; never 0
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31")]
+    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35")]
     pub op: ::core::option::Option<request::Op>,
 }
 /// Nested message and enum types in `Request`.
@@ -143,6 +143,14 @@ pub mod request {
         StepUpBegin(super::StepUpBegin),
         #[prost(message, tag = "31")]
         StepUpFinish(super::StepUpFinish),
+        #[prost(message, tag = "32")]
+        SetRole(super::SetRole),
+        #[prost(message, tag = "33")]
+        SuspendPerson(super::SuspendPerson),
+        #[prost(message, tag = "34")]
+        RestorePerson(super::RestorePerson),
+        #[prost(message, tag = "35")]
+        RemovePerson(super::RemovePerson),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -306,6 +314,36 @@ pub struct RegisterFinish {
     pub password_record: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub device_record: ::prost::bytes::Bytes,
+}
+// ---- acts of power (docs/protocol.md, section 8). The answer is Done, also if it is so already.
+// NOT_ALLOWED: the rights of this user's role do not include it. LAST_OWNER: the server would have no
+// owner.
+
+/// Changes a user's role.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRole {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "Role", tag = "2")]
+    pub role: i32,
+}
+/// Ends all sessions of a user, and accepts none of its credentials until it is restored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SuspendPerson {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestorePerson {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+/// Revokes all credentials of a user for good; the user leaves all rooms, and the name stays taken. A
+/// user may remove itself; if it has a password, after a step-up.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePerson {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDevices {
@@ -710,6 +748,9 @@ pub struct Conversation {
     /// in lists: entries after `read` by this user, of the newest 100
     #[prost(uint64, tag = "12")]
     pub own: u64,
+    /// of a room
+    #[prost(enumeration = "RoomKind", tag = "13")]
+    pub room_kind: i32,
 }
 /// Nested message and enum types in `Conversation`.
 pub mod conversation {
@@ -767,6 +808,9 @@ pub struct Person {
     pub online: bool,
     #[prost(uint64, tag = "4")]
     pub created_ms: u64,
+    /// no credential of this user is accepted now
+    #[prost(bool, tag = "5")]
+    pub suspended: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Presence {
@@ -1119,6 +1163,8 @@ pub enum RefusalReason {
     Hash = 15,
     /// the proof of the password is wrong
     WrongPassword = 18,
+    /// the server would have no owner
+    LastOwner = 19,
     /// the record is damaged; for Read, at the entry after 'after'
     Damaged = 13,
     /// a limit is reached; Refusal.limit says which
@@ -1147,6 +1193,7 @@ impl RefusalReason {
             Self::Quota => "QUOTA",
             Self::Hash => "HASH",
             Self::WrongPassword => "WRONG_PASSWORD",
+            Self::LastOwner => "LAST_OWNER",
             Self::Damaged => "DAMAGED",
             Self::Limit => "LIMIT",
         }
@@ -1170,8 +1217,38 @@ impl RefusalReason {
             "QUOTA" => Some(Self::Quota),
             "HASH" => Some(Self::Hash),
             "WRONG_PASSWORD" => Some(Self::WrongPassword),
+            "LAST_OWNER" => Some(Self::LastOwner),
             "DAMAGED" => Some(Self::Damaged),
             "LIMIT" => Some(Self::Limit),
+            _ => None,
+        }
+    }
+}
+/// Who may read a room and write to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RoomKind {
+    /// everybody joins it, and its members write
+    Public = 0,
+    /// owners read it, and only the server writes
+    Audit = 3,
+}
+impl RoomKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Public => "PUBLIC",
+            Self::Audit => "AUDIT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PUBLIC" => Some(Self::Public),
+            "AUDIT" => Some(Self::Audit),
             _ => None,
         }
     }

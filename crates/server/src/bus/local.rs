@@ -93,6 +93,10 @@ impl Bus for LocalBus {
         self.registry.close_device(device, CloseCode::Revoked);
     }
 
+    fn person_shut_out(&self, user: &Name) {
+        self.registry.close_person(user, CloseCode::Revoked);
+    }
+
     fn password_changed(&self, user: &Name, this: &SessionHandle) {
         self.registry.password_changed(user, this, CloseCode::LogInAgain);
     }

@@ -103,6 +103,9 @@ pub(crate) trait Bus: Send + Sync {
     /// Closes the sessions of a revoked device.
     fn device_revoked(&self, device: &DeviceId);
 
+    /// Closes all sessions of a user who was suspended or removed.
+    fn person_shut_out(&self, user: &Name);
+
     /// Closes the password sessions of a user with a new password, except `this`.
     fn password_changed(&self, user: &Name, this: &SessionHandle);
 

@@ -157,6 +157,13 @@ impl Registry {
         }
     }
 
+    /// Closes all sessions of a user.
+    pub(super) fn close_person(&self, user: &Name, code: CloseCode) {
+        for session in lock(&self.sessions).of(&Owner::User(user.clone())) {
+            session.close(code);
+        }
+    }
+
     /// Closes the password sessions of a user except `this`.
     pub(super) fn password_changed(&self, user: &Name, this: &SessionHandle, code: CloseCode) {
         for session in lock(&self.sessions).of(&Owner::User(user.clone())) {

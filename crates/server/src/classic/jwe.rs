@@ -103,7 +103,7 @@ pub(super) async fn key_and_lines(
     let name = Name::new(hello.kid()).unwrap_or_else(|_| Name::new("nobody").expect("a constant"));
     let row = record.store.classic_key(&name).await?;
     let row = row.filter(|row| row.form == ClassicScheme::Jwe && row.name.as_str() == hello.kid());
-    let row = row.filter(|row| !record.barred.has_key(&row.name));
+    let row = row.filter(|row| !record.barred.has_key(row));
     let psk = admission.classic_key(&name, row.as_ref());
     let lines = hello.lines(&psk);
     Ok((row, lines))
@@ -287,7 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> JweConnection<'_, S> {
     async fn recheck_key(&mut self) -> Result<(), ClassicEnd> {
         let Some(key) = &self.key else { return Ok(()) };
         let now = self.services.record.store.classic_key(&key.name).await?;
-        match now.as_ref() == Some(key) && !self.services.record.barred.has_key(&key.name) {
+        match now.as_ref() == Some(key) && !self.services.record.barred.has_key(key) {
             true => Ok(()),
             false if self.proven => Err(ClassicEnd::Revoked),
             false => {

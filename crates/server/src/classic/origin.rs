@@ -293,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
         let mut keys = Vec::new();
         for form in [ClassicScheme::OriginHmac, ClassicScheme::Origin] {
             if let Some(row) = self.services.record.store.classic_key_of(form).await?
-                && !self.services.record.barred.has_key(&row.name)
+                && !self.services.record.barred.has_key(&row)
             {
                 let secret = self.services.admission.classic_key(&row.name, Some(&row));
                 if let Some(bridge) = Bridge::new(form, &secret) {
@@ -312,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> BridgeConnection<'_, S> {
         }
         for (key, _) in self.keys.iter().flatten() {
             let now = self.services.record.store.classic_key(&key.name).await?;
-            if now.as_ref() != Some(key) || self.services.record.barred.has_key(&key.name) {
+            if now.as_ref() != Some(key) || self.services.record.barred.has_key(key) {
                 return Err(ClassicEnd::Revoked);
             }
         }

@@ -9,7 +9,7 @@ use tokio::sync::RwLock;
 use twinlock_core::id::{ConversationId, MessageId, Name};
 use twinlock_core::proto::{Limit, RefusalReason};
 use twinlock_store::{
-    Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, Store, StoreError,
+    Appended, Erased, FileRef, LEAST_CHARGE, NewEntry, Receipt, RoomKind, Store, StoreError,
 };
 
 use super::claims::{Claims, QuotaClaim, charge};
@@ -20,6 +20,7 @@ use crate::config::Limits;
 use crate::limits::accounts::ENTRY;
 use crate::limits::fair::Fair;
 use crate::limits::text_reserve::{AtReserve, TextReserve};
+use crate::limits::throttle::log_fault;
 
 /// Concurrent lookups for transfers, for all users. They share threads and record connections with
 /// logins.
@@ -127,8 +128,12 @@ impl FilePolicy {
         if let Some(receipt) = self.store.receipt(&id.user, message_id).await? {
             return Ok(CheckedOffer::Recorded(receipt));
         }
-        if self.store.conversation(&id.user, conversation).await?.is_none() {
-            return Err(Denied::Refused(RefusalReason::NotFound));
+        match self.store.conversation(&id.user, conversation).await? {
+            None => return Err(Denied::Refused(RefusalReason::NotFound)),
+            Some(found) if found.kind == RoomKind::Audit => {
+                return Err(Denied::Refused(RefusalReason::NotAllowed));
+            }
+            Some(_) => {}
         }
         if id.size > self.largest {
             return Err(Denied::OverLimit(
@@ -173,6 +178,19 @@ impl FilePolicy {
             return Err(FilesError::NoInodes.into());
         }
         Ok(CheckedOffer::Fits(claim))
+    }
+
+    /// Discards the partial uploads of a removed user. One that a connection has open expires later.
+    pub(crate) async fn discard_partials(&self, user: &Name) {
+        let discarded = async {
+            for partial in self.blobs.partials(user).await? {
+                self.blobs.discard(user, &partial).await?;
+            }
+            Ok::<_, FilesError>(())
+        };
+        if let Err(error) = discarded.await {
+            log_fault("the partial uploads of a removed user stay until they expire", error);
+        }
     }
 
     /// Opens the upload of an offer that fits.

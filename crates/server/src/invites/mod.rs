@@ -8,13 +8,14 @@ use twinlock_core::handshake::self_register;
 use twinlock_core::id::{InviteId, Name};
 use twinlock_core::keys::InviteSecret;
 use twinlock_core::proto::RefusalReason;
+use twinlock_store::rights::{self, Right};
 use twinlock_store::{InviteTerms, PreparedInvite, UserRole};
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
 use crate::admission::Admission;
 use crate::record::Record;
-use crate::refusal::{RequestRefusal, storage};
+use crate::refusal::{RequestRefusal, needs, storage};
 
 /// Creates an invite. Its secret exists only in the returned copy.
 pub(crate) async fn make(
@@ -43,6 +44,8 @@ pub(crate) async fn make(
         .to_vec();
     let terms = InviteTerms { role, user, expires_ms };
     let invite = PreparedInvite { id, record: opaque_record, terms, made_by, created_ms };
-    record.store.add_invite(invite).await.map_err(|e| storage(&e))?;
+    if !record.store.add_invite(invite).await.map_err(|e| storage(&e))? {
+        return needs(rights::required(Right::Invite, role));
+    }
     Ok((id, InviteSecret::new(&secret), expires_ms))
 }

@@ -186,7 +186,13 @@ async fn enter(
     };
     let entered = bus.enter(owner, device, (&env.config.limits).into());
     // Only from here on does a revocation find this session, so earlier ones are checked now.
-    let barred = device.is_some_and(|device| record.barred.has_device(&device));
+    let barred = device.is_some_and(|device| record.barred.has_device(&device))
+        || match &credential.holder {
+            Holder::User(person) | Holder::Device(person, _) => {
+                record.barred.has_person(&person.user)
+            }
+            Holder::Invite(_) => false,
+        };
     let now = record.look_up(&id, env.now_ms()).await.map(LookedUp::into_credential);
     let (holder, gone) = match now {
         Ok(Some(now)) if now.record == credential.record && !barred => (now.holder, None),

@@ -452,6 +452,9 @@ impl<S: Transport> SessionLoop<S> {
                 Appended::NotAMember => {
                     Answered::Refusal(RequestRefusal::from(RefusalReason::NotFound).into())
                 }
+                Appended::NotAllowed => {
+                    Answered::Refusal(RequestRefusal::from(RefusalReason::NotAllowed).into())
+                }
             };
             self.writer.answer(session, asked.id, answer)?;
         }

@@ -119,6 +119,11 @@ impl SessionStepUp {
         done()
     }
 
+    /// Whether the password was proven, and the proof holds.
+    pub(crate) async fn is_proven(&mut self, services: &Services) -> bool {
+        self.fresh_proof(services).await.is_ok()
+    }
+
     /// The proof, unless it has expired or the password has changed.
     async fn fresh_proof(
         &mut self,

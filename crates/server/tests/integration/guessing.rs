@@ -161,14 +161,7 @@ async fn step_up(
     host: &TestServer,
     guess: &str,
 ) -> Option<Result<(), RefusalReason>> {
-    let sid = client.connection.session().id();
-    let (state, ke1) = StepUp::start(password("ada", guess), &sid, &mut OsEntropy).unwrap();
-    let ke2 = match client.ask(begin(&ke1)).await {
-        Ok(answered) => challenge(answered),
-        Err(why) => return Some(Err(why)),
-    };
-    let ke3 = state.finish(&ke2, &host.key(), &mut OsEntropy).ok()?;
-    Some(client.ask(finish(&ke3)).await.map(done))
+    prove_password(client, &host.key(), password("ada", guess)).await
 }
 
 fn revoke(device: &TestDevice) -> Op {

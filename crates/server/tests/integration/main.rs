@@ -12,6 +12,7 @@
     unreachable_pub
 )]
 
+mod acts;
 mod classic_lines;
 mod classic_origin;
 mod common;

@@ -21,7 +21,7 @@ use crate::words::WORDS;
 const TABLES: [Table; 5] = [
     Table {
         name: "users",
-        sql: "SELECT id, name, role, password, created_ms, mac FROM users ORDER BY id",
+        sql: "SELECT id, name, role, password, created_ms, mac, state FROM users ORDER BY id",
         key: 2,
     },
     Table {
@@ -33,7 +33,7 @@ const TABLES: [Table; 5] = [
     },
     Table {
         name: "conversations",
-        sql: "SELECT id, name, low, high, topic, server_key, members, created_ms, made_by
+        sql: "SELECT id, name, low, high, topic, server_key, members, created_ms, made_by, kind
               FROM conversations ORDER BY id",
         key: 1,
     },

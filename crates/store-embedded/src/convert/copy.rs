@@ -8,7 +8,7 @@ use rusqlite::Row;
 use twinlock_core::chain::{self, EntryKind, Linked, Position};
 use twinlock_core::id::{Commit, ConversationId, Link, MessageId, Name, Salt, Sender, ServerKey};
 use twinlock_store::row_mac::{ClassicKeyRow, CredentialRow, MacRow as _};
-use twinlock_store::{LOBBY, RowKey, StoreError, StoredContent, StoredEntry};
+use twinlock_store::{LOBBY, RoomKind, RowKey, StoreError, StoredContent, StoredEntry};
 
 use crate::error::DbError;
 use crate::log::{self, BatchBuilder, Erasure, LogError, LogOptions, LogWriter, OpenedLog, Resume};
@@ -316,7 +316,8 @@ fn each(
 fn person(row: &Row<'_>, key: &RowKey) -> Result<PersonImage, DbError> {
     let person = credentials::get_person(row, key)?;
     Ok(PersonImage {
-        id: get_uint(row, 5)?,
+        id: get_uint(row, 6)?,
+        state: person.state.number().into(),
         mac: person.mac(key).to_vec(),
         name: person.user.to_string(),
         role: person.role.number().into(),
@@ -335,6 +336,7 @@ fn conversation(row: &Row<'_>) -> Result<ConversationImage, DbError> {
         server_key: row.get(5)?,
         created_ms: get_uint(row, 6)?,
         made_by: row.get(7)?,
+        kind: RoomKind::Public.number().into(),
     })
 }
 

@@ -111,7 +111,7 @@ fn people_db__checkpoint_copies_past_a_reader_and_limits_the_wal() {
 fn people_db__newer_or_foreign_database_is_refused_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let file = DatabaseFile::new(&PEOPLE, dir.path()).unwrap();
-    let newer = |error: &OpenError| matches!(error, OpenError::Newer { found: 99, known: 2, .. });
+    let newer = |error: &OpenError| matches!(error, OpenError::Newer { found: 99, known: 3, .. });
     let damaged = |error: &OpenError| matches!(error, OpenError::Damaged { .. });
     let no_database = |error: &OpenError| matches!(error, OpenError::Database { .. });
     type Expected<'e> = &'e dyn Fn(&OpenError) -> bool;

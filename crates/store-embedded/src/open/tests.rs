@@ -35,7 +35,7 @@ pub(crate) async fn with_ada(path: &Path) -> Arc<EmbeddedStore> {
     let id = InviteId([1; 8]);
     let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: u64::MAX >> 1 };
     let invite = PreparedInvite { id, record: vec![1; 192], terms, made_by: None, created_ms: 0 };
-    store.add_invite(invite).await.unwrap();
+    assert!(store.add_invite(invite).await.unwrap());
     let user = Name::new("ada").unwrap();
     let new = Registration { invite: id, user, password: None, device: None };
     store.register(new, 1).await.unwrap();

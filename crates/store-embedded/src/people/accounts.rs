@@ -3,15 +3,16 @@
 use rusqlite::{Connection, params};
 use twinlock_core::id::{CredentialId, DeviceId, Name};
 use twinlock_core::keys::RowKey;
+use twinlock_store::rights::{self, Right};
 use twinlock_store::row_mac::{CredentialRow, CredentialState};
 use twinlock_store::{
-    Bound, Bounds, LOBBY, NewDevice, PreparedInvite, Registered, Registration, StoreError,
-    StoredDevice, StoredPerson,
+    Bound, Bounds, LOBBY, NewDevice, PersonState, PreparedInvite, Registered, Registration,
+    StoreError, StoredDevice, StoredPerson,
 };
 
 use crate::error::DbError;
 use crate::people::bounded::bounded;
-use crate::people::{WriteTransaction, credentials, members};
+use crate::people::{WriteTransaction, administration, credentials, members};
 use crate::row::{int, limit};
 
 pub(crate) fn list(
@@ -21,7 +22,7 @@ pub(crate) fn list(
     max: usize,
 ) -> Result<Vec<StoredPerson>, DbError> {
     let mut select = conn.prepare_cached(&format!(
-        "SELECT {} FROM users WHERE name > ?1 ORDER BY name LIMIT ?2",
+        "SELECT {} FROM users WHERE name > ?1 AND state <> 2 ORDER BY name LIMIT ?2",
         credentials::PERSON
     ))?;
     let mut rows = select.query(params![after.map_or("", Name::as_str), limit(max)])?;
@@ -62,8 +63,15 @@ pub(crate) fn add_invite(
     key: &RowKey,
     invite: &PreparedInvite,
     bounds: &Bounds,
-) -> Result<(), DbError> {
+) -> Result<bool, DbError> {
     if let Some(maker) = &invite.made_by {
+        let person = credentials::person(transaction.conn, key, maker)?;
+        let may = |person: StoredPerson| {
+            person.is_active() && rights::may(person.role, Right::Invite, invite.terms.role)
+        };
+        if !person.is_some_and(may) {
+            return Ok(false);
+        }
         let sql = "SELECT 1 FROM credentials INDEXED BY invites_open
              WHERE made_by = ?1 AND state = 0 AND expires_ms > ?2";
         let of = params![maker.as_str(), int(transaction.now_ms)];
@@ -84,7 +92,8 @@ pub(crate) fn add_invite(
         state: CredentialState::Usable,
         used_by: None,
     };
-    credentials::write(transaction, key, &stored)
+    credentials::write(transaction, key, &stored)?;
+    Ok(true)
 }
 
 pub(crate) fn register(
@@ -108,6 +117,7 @@ pub(crate) fn register(
         role: invite.role,
         password: password.is_some(),
         created_ms: now_ms,
+        state: PersonState::Active,
     };
     credentials::write_person(transaction, key, &person)?;
     if let Some(record) = password {
@@ -118,6 +128,7 @@ pub(crate) fn register(
         enrol(transaction, key, user, device, now_ms)?;
     }
     members::enter(transaction, user, LOBBY)?;
+    administration::enter_audit(transaction, &person)?;
     invite.state = CredentialState::Used;
     invite.used_by = Some(user.clone());
     credentials::write(transaction, key, &invite)?;
@@ -158,7 +169,8 @@ pub(crate) fn add_device(
     now_ms: u64,
     bounds: &Bounds,
 ) -> Result<bool, DbError> {
-    if credentials::person(transaction.conn, key, user)?.is_none() {
+    let person = credentials::person(transaction.conn, key, user)?;
+    if !person.is_some_and(|person| person.is_active()) {
         return Ok(false);
     }
     let sql = "SELECT 1 FROM credentials INDEXED BY devices
@@ -175,7 +187,8 @@ pub(crate) fn set_password(
     record: &[u8],
     now_ms: u64,
 ) -> Result<bool, DbError> {
-    let Some(person) = credentials::person(transaction.conn, key, user)? else { return Ok(false) };
+    let person = credentials::person(transaction.conn, key, user)?;
+    let Some(person) = person.filter(StoredPerson::is_active) else { return Ok(false) };
     let id = CredentialId::User(user.clone());
     credentials::write(transaction, key, &CredentialRow::of_user(&id, user, record, now_ms))?;
     if !person.password {

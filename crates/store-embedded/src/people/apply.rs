@@ -48,15 +48,16 @@ fn contradiction(problem: &str) -> DbError {
 ///
 /// The name is not among the updated columns: SQLite would look for rows that refer to it.
 fn person(conn: &Connection, image: &PersonImage) -> rusqlite::Result<bool> {
-    let PersonImage { id, name, role, password, created_ms, mac } = image;
+    let PersonImage { id, name, role, password, created_ms, mac, state } = image;
     let written = conn
         .prepare_cached(
-            "INSERT INTO users (id, name, role, password, created_ms, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) DO UPDATE SET role = ?3, password = ?4, created_ms = ?5, mac = ?6
+            "INSERT INTO users (id, name, role, password, created_ms, mac, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (id) DO UPDATE SET role = ?3, password = ?4, created_ms = ?5, mac = ?6,
+                 state = ?7
              WHERE name = ?2",
         )?
-        .execute(params![int(*id), name, role, password, int(*created_ms), mac])?;
+        .execute(params![int(*id), name, role, password, int(*created_ms), mac, state])?;
     Ok(written > 0)
 }
 
@@ -102,13 +103,14 @@ fn credential(conn: &Connection, image: &CredentialImage) -> rusqlite::Result<bo
 
 /// Keeps the number of members.
 fn conversation(conn: &Connection, image: &ConversationImage) -> rusqlite::Result<bool> {
-    let ConversationImage { id, name, low, high, topic, server_key, created_ms, made_by } = image;
+    let ConversationImage { id, name, low, high, topic, server_key, created_ms, made_by, kind } =
+        image;
     conn.prepare_cached(
         "INSERT INTO conversations (id, name, low, high, topic, server_key, created_ms, made_by,
-             members)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0)
+             kind, members)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0)
          ON CONFLICT (id) DO UPDATE SET name = ?2, low = ?3, high = ?4, topic = ?5,
-             server_key = ?6, created_ms = ?7, made_by = ?8",
+             server_key = ?6, created_ms = ?7, made_by = ?8, kind = ?9",
     )?
     .execute(params![
         int(*id),
@@ -118,7 +120,8 @@ fn conversation(conn: &Connection, image: &ConversationImage) -> rusqlite::Resul
         topic,
         server_key,
         int(*created_ms),
-        made_by
+        made_by,
+        kind
     ])?;
     Ok(true)
 }

@@ -79,6 +79,9 @@ pub(crate) struct PersonImage {
     /// The row's MAC, 32 bytes.
     #[prost(bytes = "vec", tag = "6")]
     pub(crate) mac: Vec<u8>,
+    /// [`twinlock_store::PersonState::number`].
+    #[prost(uint32, tag = "7")]
+    pub(crate) state: u32,
 }
 
 /// A row of `credentials`, without the time of the last login.
@@ -146,6 +149,9 @@ pub(crate) struct ConversationImage {
     /// The user who created a room.
     #[prost(string, optional, tag = "8")]
     pub(crate) made_by: Option<String>,
+    /// [`twinlock_store::RoomKind::number`].
+    #[prost(uint32, tag = "9")]
+    pub(crate) kind: u32,
 }
 
 /// A new row of `members`.

@@ -14,7 +14,7 @@ use twinlock_store::{
 use crate::error::DbError;
 use crate::people::bounded::bounded;
 use crate::people::changes::{Change, ClassicKeyImage};
-use crate::people::members::is_member;
+use crate::people::members::writer;
 use crate::people::{WriteTransaction, credentials};
 use crate::row::{first, get_name, get_optional_name, get_uint, int};
 
@@ -207,13 +207,33 @@ pub(crate) fn add(
     if new.form != ClassicScheme::Jwe && !unrevoked(conn, key, new.form)?.is_empty() {
         return Ok(AddedClassicKey::FormTaken);
     }
-    if !is_member(conn, new.conversation, &new.user)? {
+    if writer(conn, new.conversation, &new.user)?.is_err() {
         return Ok(AddedClassicKey::NotAMember);
     }
     let sql = "SELECT 1 FROM classic_keys INDEXED BY classic_user WHERE user = ?1 AND state = 0";
     bounded(conn, sql, [new.user.as_str()], Bound::ClassicKeys, bounds.classic_keys)?;
     write(transaction, key, &ClassicKeyRow { key: new.clone(), revoked: false })?;
     Ok(AddedClassicKey::Added)
+}
+
+/// Revokes all keys of a user.
+pub(crate) fn revoke_all(
+    transaction: &mut WriteTransaction<'_>,
+    key: &RowKey,
+    user: &Name,
+) -> Result<(), DbError> {
+    let names = transaction
+        .conn
+        .prepare_cached(
+            "SELECT name FROM classic_keys INDEXED BY classic_user
+             WHERE user = ?1 AND state = 0 ORDER BY name",
+        )?
+        .query_map([user.as_str()], |row| get_name(row, 0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    for name in names {
+        revoke(transaction, key, &name)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn revoke(

@@ -6,24 +6,28 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use twinlock_core::id::{ConversationId, Name, ServerKey};
 use twinlock_store::{
-    Bound, Bounds, ConversationForm, Joined, LOBBY, OWN_COUNTED, StoreError, StoredConversation,
+    AUDIT, Bound, Bounds, ConversationForm, Joined, LOBBY, OWN_COUNTED, RoomKind, StoreError,
+    StoredConversation,
 };
 
 use crate::error::DbError;
 use crate::people::bounded::bounded;
-use crate::people::changes::{Change, ConversationImage, MemberLeft};
-use crate::people::members::{enter, is_member, may_enter};
+use crate::people::changes::{Change, ConversationImage};
+use crate::people::credentials::is_active;
+use crate::people::members::{enter, is_member, leave, may_enter};
 use crate::people::{Heads, WriteTransaction, credentials};
 use crate::row::{get_name, get_optional_name, get_uint, int, limit};
 
 /// Columns that [`get`] reads, followed by the user's read marker; NULL: not a member.
-const COLUMNS: &str = "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms";
+const COLUMNS: &str =
+    "c.id, c.name, c.low, c.high, c.topic, c.server_key, c.members, c.created_ms, c.kind";
 /// A user's conversations, by ascending id.
 const OWN: &str = "FROM members m CROSS JOIN conversations c ON c.id = m.conversation
      WHERE m.user = ?1 AND m.conversation > ?2 ORDER BY m.conversation LIMIT ?3";
-/// Rooms that a user is not a member of. Skips at most as many rows as the user has memberships.
+/// Public rooms that a user is not a member of. Skips at most as many rows as the user has
+/// memberships, and the audit.
 const JOINABLE: &str = "FROM conversations c INDEXED BY rooms
-     WHERE c.name IS NOT NULL AND c.id > ?2 AND NOT EXISTS
+     WHERE c.name IS NOT NULL AND c.kind = 0 AND c.id > ?2 AND NOT EXISTS
          (SELECT 1 FROM members m WHERE m.conversation = c.id AND m.user = ?1)
      ORDER BY c.id LIMIT ?3";
 /// One of a user's conversations.
@@ -40,11 +44,12 @@ fn get(heads: &dyn Heads, row: &Row<'_>, user: &Name) -> Result<StoredConversati
     };
     let server_key = ServerKey(row.get(5)?);
     let (head, head_link) = heads.head(id, &server_key)?;
-    let marker: Option<i64> = row.get(8)?;
+    let marker: Option<i64> = row.get(9)?;
     let read = marker.map(crate::row::uint).unwrap_or_default();
     Ok(StoredConversation {
         id,
         form,
+        kind: RoomKind::from_number(row.get(8)?)?,
         topic: row.get(4)?,
         server_key,
         head,
@@ -137,6 +142,7 @@ pub(crate) fn lobby_change(server_key: &ServerKey, now_ms: u64) -> Change {
         server_key: server_key.0.to_vec(),
         created_ms: now_ms,
         made_by: None,
+        kind: RoomKind::Public.number().into(),
     })
 }
 
@@ -146,13 +152,13 @@ pub(crate) fn lobby_key(conn: &Connection) -> Result<Option<ServerKey>, DbError>
 }
 
 /// The id of the next conversation. None is ever deleted.
-fn next_id(conn: &Connection) -> Result<ConversationId, DbError> {
+pub(crate) fn next_id(conn: &Connection) -> Result<ConversationId, DbError> {
     let mut select = conn.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM conversations")?;
     Ok(select.query_row([], |row| get_uint(row, 0))?)
 }
 
 /// The id of a room.
-fn room_id(conn: &Connection, name: &Name) -> Result<Option<ConversationId>, DbError> {
+pub(crate) fn room_id(conn: &Connection, name: &Name) -> Result<Option<ConversationId>, DbError> {
     let id = conn
         .prepare_cached("SELECT id FROM conversations WHERE name = ?1")?
         .query_row([name.as_str()], |row| get_uint(row, 0))
@@ -160,12 +166,13 @@ fn room_id(conn: &Connection, name: &Name) -> Result<Option<ConversationId>, DbE
     Ok(id)
 }
 
-/// The image of a room; `None`: no such conversation, or it is direct.
+/// The image of a room that its members change; `None`: no such conversation, or it is the audit or
+/// direct.
 fn room_image(conn: &Connection, id: ConversationId) -> Result<Option<ConversationImage>, DbError> {
     let image = conn
         .prepare_cached(
-            "SELECT id, name, topic, server_key, created_ms, made_by FROM conversations
-             WHERE id = ?1 AND name IS NOT NULL",
+            "SELECT id, name, topic, server_key, created_ms, made_by, kind FROM conversations
+             WHERE id = ?1 AND name IS NOT NULL AND kind <> 3",
         )?
         .query_row([int(id)], |row| {
             Ok(ConversationImage {
@@ -177,6 +184,7 @@ fn room_image(conn: &Connection, id: ConversationId) -> Result<Option<Conversati
                 server_key: row.get(3)?,
                 created_ms: get_uint(row, 4)?,
                 made_by: row.get(5)?,
+                kind: row.get(6)?,
             })
         })
         .optional()?;
@@ -201,7 +209,8 @@ pub(crate) fn create_room(
     key: &ServerKey,
     bounds: &Bounds,
 ) -> Result<Option<StoredConversation>, DbError> {
-    if room_id(transaction.conn, name)?.is_some() {
+    let conn = transaction.conn;
+    if name.as_str() == AUDIT || room_id(conn, name)?.is_some() || !is_active(conn, user)? {
         return Ok(None);
     }
     let sql = "SELECT 1 FROM conversations WHERE made_by = ?1";
@@ -217,6 +226,7 @@ pub(crate) fn create_room(
         server_key: key.0.to_vec(),
         created_ms: transaction.now_ms,
         made_by: Some(user.to_string()),
+        kind: RoomKind::Public.number().into(),
     }))?;
     enter(transaction, user, id)?;
     made(transaction, user, id).map(Some)
@@ -232,6 +242,9 @@ pub(crate) fn join_room(
     if let Some(conversation) = one(transaction.conn, transaction.heads, user, id)? {
         return Ok(Some(Joined { conversation, new: false }));
     }
+    if room_image(transaction.conn, id)?.is_none() || !is_active(transaction.conn, user)? {
+        return Ok(None);
+    }
     may_enter(transaction.conn, user, bounds)?;
     enter(transaction, user, id)?;
     Ok(Some(Joined { conversation: made(transaction, user, id)?, new: true }))
@@ -246,8 +259,7 @@ pub(crate) fn leave_room(
     if id == LOBBY || room_image(conn, id)?.is_none() || !is_member(conn, id, user)? {
         return Ok(false);
     }
-    transaction.left.push((id, user.clone()));
-    transaction.apply(Change::Left(MemberLeft { conversation: id, user: user.to_string() }))?;
+    leave(transaction, user, id)?;
     Ok(true)
 }
 
@@ -258,7 +270,7 @@ pub(crate) fn set_topic(
     topic: &str,
 ) -> Result<Option<StoredConversation>, DbError> {
     let Some(image) = room_image(transaction.conn, id)? else { return Ok(None) };
-    if !is_member(transaction.conn, id, user)? {
+    if !is_member(transaction.conn, id, user)? || !is_active(transaction.conn, user)? {
         return Ok(None);
     }
     let topic = topic.to_owned();
@@ -274,7 +286,7 @@ pub(crate) fn open_direct(
     bounds: &Bounds,
 ) -> Result<Option<StoredConversation>, DbError> {
     let conn = transaction.conn;
-    if !credentials::is_taken(conn, user)? || !credentials::is_taken(conn, other)? {
+    if !is_active(conn, user)? {
         return Ok(None);
     }
     let (low, high) = if user <= other { (user, other) } else { (other, user) };
@@ -285,6 +297,7 @@ pub(crate) fn open_direct(
         .optional()?;
     let id = match exists {
         Some(id) => id,
+        None if !credentials::is_there(conn, other)? => return Ok(None),
         None => {
             may_enter(conn, user, bounds)?;
             let id = next_id(conn)?;
@@ -297,6 +310,7 @@ pub(crate) fn open_direct(
                 server_key: key.0.to_vec(),
                 created_ms: transaction.now_ms,
                 made_by: None,
+                kind: RoomKind::Public.number().into(),
             }))?;
             enter(transaction, low, id)?;
             enter(transaction, high, id)?;

@@ -5,7 +5,7 @@ use twinlock_core::id::{CredentialId, InviteId, Name};
 use twinlock_core::keys::RowKey;
 use twinlock_store::equal_cost::{self, AFTER_CIDS, AFTER_NAMES};
 use twinlock_store::row_mac::{CredentialRow, CredentialState, MacRow as _};
-use twinlock_store::{LookedUp, StoreError, StoredPerson, UserRole};
+use twinlock_store::{LookedUp, PersonState, StoreError, StoredPerson, UserRole};
 
 use crate::error::DbError;
 use crate::people::WriteTransaction;
@@ -117,7 +117,7 @@ pub(crate) fn open_invite(
 // ---- people
 
 /// Columns that [`get_person`] reads.
-pub(crate) const PERSON: &str = "name, role, password, created_ms, mac";
+pub(crate) const PERSON: &str = "name, role, password, created_ms, mac, state";
 
 /// Reads a user's row in the order of [`PERSON`].
 ///
@@ -129,6 +129,7 @@ pub(crate) fn get_person(row: &Row<'_>, key: &RowKey) -> Result<StoredPerson, Db
         role: UserRole::from_number(row.get(1)?)?,
         password: row.get(2)?,
         created_ms: get_uint(row, 3)?,
+        state: PersonState::from_number(row.get(5)?)?,
     };
     Ok(StoredPerson::verified(Ok((person, row.get(4)?)), key)?)
 }
@@ -169,6 +170,7 @@ pub(crate) fn write_person(
         password: person.password,
         created_ms: person.created_ms,
         mac: person.mac(key).to_vec(),
+        state: person.state.number().into(),
     }))
 }
 
@@ -179,6 +181,18 @@ pub(crate) fn user_number(conn: &Connection, user: &Name) -> Result<Option<u64>,
         .query_row([user.as_str()], |row| get_uint(row, 0))
         .optional()?;
     Ok(number)
+}
+
+/// Whether a user is neither suspended nor removed. Does not verify the row's MAC.
+pub(crate) fn is_active(conn: &Connection, user: &Name) -> Result<bool, DbError> {
+    let mut select = conn.prepare_cached("SELECT 1 FROM users WHERE name = ?1 AND state = 0")?;
+    Ok(select.exists([user.as_str()])?)
+}
+
+/// Whether a user exists who was not removed, active or suspended.
+pub(crate) fn is_there(conn: &Connection, user: &Name) -> Result<bool, DbError> {
+    let mut select = conn.prepare_cached("SELECT 1 FROM users WHERE name = ?1 AND state <> 2")?;
+    Ok(select.exists([user.as_str()])?)
 }
 
 /// Whether a row has this name, even if its MAC does not verify.
@@ -209,6 +223,7 @@ mod tests {
             role: UserRole::Member,
             password: true,
             created_ms: 1,
+            state: PersonState::Active,
         };
         write_person(transaction, &key, &person).unwrap();
         let device = |n| CredentialId::Device(DeviceId([n; 16]));

@@ -2,11 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::{ConversationId, Name};
-use twinlock_store::{Bound, Bounds};
+use twinlock_store::{Appended, Bound, Bounds, RoomKind};
 
 use crate::error::DbError;
 use crate::people::bounded::bounded;
-use crate::people::changes::{Change, MemberJoined};
+use crate::people::changes::{Change, MemberJoined, MemberLeft};
 use crate::people::conversations::server_key;
 use crate::people::{Heads, WriteTransaction};
 use crate::row::{get_name, get_uint, int, limit};
@@ -36,26 +36,44 @@ pub(crate) fn is_member(
     Ok(select.exists(params![int(conversation), user.as_str()])?)
 }
 
-/// The number of a member.
-pub(crate) fn member_number(
+/// The number of a user who may append to a conversation; otherwise the answer to the append.
+pub(crate) fn writer(
     conn: &Connection,
     conversation: ConversationId,
     user: &Name,
-) -> Result<Option<u64>, DbError> {
-    let number = conn
+) -> Result<Result<u64, Appended>, DbError> {
+    let found = conn
         .prepare_cached(
-            "SELECT users.id FROM members JOIN users ON users.name = members.user
-             WHERE members.conversation = ?1 AND members.user = ?2",
+            "SELECT users.id, conversations.kind
+             FROM members JOIN users ON users.name = members.user
+                 JOIN conversations ON conversations.id = members.conversation
+             WHERE members.conversation = ?1 AND members.user = ?2 AND users.state = 0",
         )?
-        .query_row(params![int(conversation), user.as_str()], |row| get_uint(row, 0))
+        .query_row(params![int(conversation), user.as_str()], |row| {
+            Ok((get_uint(row, 0)?, row.get(1)?))
+        })
         .optional()?;
-    Ok(number)
+    let Some((number, kind)) = found else { return Ok(Err(Appended::NotAMember)) };
+    Ok(match RoomKind::from_number(kind)? {
+        RoomKind::Public => Ok(number),
+        RoomKind::Audit => Err(Appended::NotAllowed),
+    })
 }
 
 /// Fails if the user may join no more conversations.
 pub(crate) fn may_enter(conn: &Connection, user: &Name, bounds: &Bounds) -> Result<(), DbError> {
     let sql = "SELECT 1 FROM members WHERE user = ?1";
     bounded(conn, sql, [user.as_str()], Bound::Memberships, bounds.memberships)
+}
+
+/// Removes a member. The recorder accepts no more entries of it.
+pub(crate) fn leave(
+    transaction: &mut WriteTransaction<'_>,
+    user: &Name,
+    id: ConversationId,
+) -> Result<(), DbError> {
+    transaction.left.push((id, user.clone()));
+    transaction.apply(Change::Left(MemberLeft { conversation: id, user: user.to_string() }))
 }
 
 /// Adds a member, with everything up to the head marked as read. No effect on one that is there.

@@ -6,6 +6,7 @@
 //! directly and are not in the log.
 
 pub(crate) mod accounts;
+pub(crate) mod administration;
 pub(crate) mod apply;
 mod bounded;
 pub(crate) mod changes;
@@ -34,6 +35,7 @@ pub(crate) const PEOPLE: DatabaseKind = DatabaseKind {
     schema: &[
         M::up(include_str!("../../migrations/people/0001_people.sql")),
         M::up(include_str!("../../migrations/people/0002_erasing_files.sql")),
+        M::up(include_str!("../../migrations/people/0003_roles_and_audit.sql")),
     ],
     tables: &["users", "conversations", "members", "position"],
     cache: 4 * 1024,

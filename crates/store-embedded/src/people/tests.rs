@@ -6,15 +6,17 @@ use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::{ConversationId, DeviceId, InviteId, Name, ServerKey};
 use twinlock_core::keys::RowKey;
 use twinlock_store::{
-    Bounds, InviteTerms, LOBBY, LoginMethod, NewDevice, PreparedInvite, Registration, StoreError,
-    StoredClassicKey, UserRole,
+    Act, Actor, Appended, Bounds, InviteTerms, LOBBY, LoginMethod, NewDevice, PreparedInvite,
+    Registration, StoreError, StoredClassicKey, UserRole,
 };
 
 use crate::error::DbError;
 use crate::people::apply::apply;
 use crate::people::changes::{Change, MemberJoined, PersonImage, decode, encode};
 use crate::people::test_database::{self, NumberedHeads};
-use crate::people::{WriteTransaction, accounts, classic, conversations, members, sources};
+use crate::people::{
+    WriteTransaction, accounts, administration, classic, conversations, members, sources,
+};
 use crate::row::run_sql;
 
 const SERVER_KEY: ServerKey = ServerKey([1; 32]);
@@ -120,13 +122,13 @@ impl Logged {
         let now_ms = self.now_ms;
         let user = random.user();
         let id = 1 + random.below(6);
-        let _refused: Result<(), DbError> = match random.below(if unlogged { 17 } else { 13 }) {
+        let _refused: Result<(), DbError> = match random.below(if unlogged { 18 } else { 14 }) {
             0 => {
                 let only = random.chance().then(|| random.user());
                 let made_by = random.chance().then_some(user);
                 let expires_ms = now_ms + random.below(20_000);
                 let invite = invite(random.byte(20), only, made_by, expires_ms);
-                self.write(|t, key| accounts::add_invite(t, key, &invite, &BOUNDS))
+                self.write(|t, key| accounts::add_invite(t, key, &invite, &BOUNDS)).map(drop)
             }
             1 | 2 => {
                 let registration = Registration {
@@ -194,9 +196,27 @@ impl Logged {
                 self.append(id);
                 Ok(())
             }
-            13 => members::mark_read(&self.conn, &self.heads, &user, id, random.below(20)),
-            14 => accounts::touch_device(&self.conn, &random.device().id, now_ms),
-            15 => {
+            13 => {
+                let by = match random.below(3) {
+                    0 => Actor::Person { user: random.user(), device: random.device().id },
+                    _ => Actor::Operator { uid: 0 },
+                };
+                let act = match random.below(8) {
+                    // Rarely: it is final.
+                    0 if random.chance() => Act::Remove { user },
+                    0 | 1 => Act::Suspend { user },
+                    2 => Act::Restore { user },
+                    _ => {
+                        let role = UserRole::ALL[usize::from(random.byte(3))];
+                        Act::SetRole { user, role }
+                    }
+                };
+                self.write(|t, key| administration::administer(t, key, &SERVER_KEY, &by, &act))
+                    .map(drop)
+            }
+            14 => members::mark_read(&self.conn, &self.heads, &user, id, random.below(20)),
+            15 => accounts::touch_device(&self.conn, &random.device().id, now_ms),
+            16 => {
                 let source = [random.byte(30)];
                 let method =
                     if random.chance() { LoginMethod::Password } else { LoginMethod::Device };
@@ -361,9 +381,10 @@ fn member__number_key_and_departure_are_what_the_recorder_needs() {
     logged.register(&ada, 1);
     logged.register(&bob, 2);
     let conn = &logged.conn;
-    assert_eq!(members::member_number(conn, LOBBY, &bob).unwrap(), Some(2));
-    assert_eq!(members::member_number(conn, 2, &bob).unwrap(), None);
-    assert_eq!(members::member_number(conn, LOBBY, &name("eve")).unwrap(), None);
+    assert_eq!(members::writer(conn, LOBBY, &bob).unwrap(), Ok(2));
+    assert_eq!(members::writer(conn, 2, &bob).unwrap(), Err(Appended::NotAMember));
+    let eve = members::writer(conn, LOBBY, &name("eve")).unwrap();
+    assert_eq!(eve, Err(Appended::NotAMember));
     assert_eq!(conversations::server_key(conn, LOBBY).unwrap(), Some(SERVER_KEY));
     assert_eq!(conversations::server_key(conn, 2).unwrap(), None);
     assert_eq!(conversations::lobby_key(&test_database::empty()).unwrap(), None);

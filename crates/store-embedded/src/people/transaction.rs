@@ -42,6 +42,10 @@ pub(crate) struct WriteTransaction<'a> {
     /// Members who have left. The recorder removes them from its cache, whether or not the write
     /// succeeds.
     pub(crate) left: Vec<(ConversationId, Name)>,
+    /// Users whose entries are not accepted any more, in no conversation. As with [`Self::left`].
+    pub(crate) shut_out: Vec<Name>,
+    /// Notices of the server, which become entries of the same batch.
+    pub(crate) notices: Vec<(ConversationId, String)>,
     pub(crate) heads: &'a dyn Heads,
     /// Milliseconds since 1970 UTC.
     pub(crate) now_ms: u64,
@@ -50,7 +54,8 @@ pub(crate) struct WriteTransaction<'a> {
 impl<'a> WriteTransaction<'a> {
     /// A write without changes.
     pub(crate) fn new(conn: &'a Connection, heads: &'a dyn Heads, now_ms: u64) -> Self {
-        Self { conn, changes: Vec::new(), left: Vec::new(), heads, now_ms }
+        let (changes, left, shut_out, notices) = Default::default();
+        Self { conn, changes, left, shut_out, notices, heads, now_ms }
     }
 
     /// Applies a change and notes it for the log.

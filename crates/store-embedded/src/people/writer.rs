@@ -30,6 +30,17 @@ pub(crate) struct LoggedBatch {
     pub(crate) end: LogPosition,
 }
 
+/// What a job leaves to the recorder.
+pub(crate) struct JobOutcome {
+    pub(crate) done: RecordedJob,
+    /// [`WriteTransaction::left`].
+    pub(crate) left: Vec<(ConversationId, Name)>,
+    /// [`WriteTransaction::shut_out`].
+    pub(crate) shut_out: Vec<Name>,
+    /// [`WriteTransaction::notices`] of a job that is kept.
+    pub(crate) notices: Vec<(ConversationId, String)>,
+}
+
 /// The connection, and what it has not applied.
 pub(crate) struct PeopleWriter {
     conn: Connection,
@@ -75,8 +86,8 @@ impl PeopleWriter {
         self.in_transaction = false;
     }
 
-    /// Runs a job in a savepoint, and adds its encoded changes to `changes`. Returns also the
-    /// members who have left. Sets `failed` if the whole batch must be rolled back.
+    /// Runs a job in a savepoint, and adds its encoded changes to `changes`. Sets `failed` if the
+    /// whole batch must be rolled back.
     pub(crate) fn run(
         &mut self,
         job: WriteJob,
@@ -84,25 +95,28 @@ impl PeopleWriter {
         now_ms: u64,
         changes: &mut Vec<Vec<u8>>,
         failed: &mut Option<StoreError>,
-    ) -> (RecordedJob, Vec<(ConversationId, Name)>) {
+    ) -> JobOutcome {
         if failed.is_none() {
             let begun = self.begin().and_then(|()| Ok(run_sql(&self.conn, "SAVEPOINT job")?));
             *failed = begun.err().map(StoreError::from);
         }
         if let Some(error) = failed {
-            return (job(Err(error)), Vec::new());
+            let (left, shut_out, notices) = Default::default();
+            return JobOutcome { done: job(Err(error)), left, shut_out, notices };
         }
         let mut transaction = WriteTransaction::new(&self.conn, heads, now_ms);
         let done = job(Ok(&mut transaction));
-        let WriteTransaction { changes: made, left, .. } = transaction;
+        let WriteTransaction { changes: made, left, shut_out, mut notices, .. } = transaction;
         let undone = if done.keep { Ok(()) } else { run_sql(&self.conn, "ROLLBACK TO job") };
         if let Err(error) = undone.and_then(|()| run_sql(&self.conn, "RELEASE job")) {
             *failed = Some(DbError::from(error).0);
         }
-        if done.keep && !made.is_empty() {
+        if !done.keep {
+            notices.clear();
+        } else if !made.is_empty() {
             changes.push(changes::encode(made));
         }
-        (done, left)
+        JobOutcome { done, left, shut_out, notices }
     }
 
     /// Commits what a batch changed here, after the log is synced. Returns whether there was

@@ -49,7 +49,7 @@ async fn people() -> People {
         let terms =
             InviteTerms { role: UserRole::Member, user: Some(name("carl")), expires_ms: 1000 };
         let new = PreparedInvite { id, record: vec![3; 192], terms, made_by: None, created_ms: 5 };
-        store.add_invite(new).await.unwrap();
+        assert!(store.add_invite(new).await.unwrap());
     }
     let carl = Registration { invite: USED, user: name("carl"), password: None, device: None };
     assert!(matches!(store.register(carl, 6).await, Ok(Registered::Done(_))));

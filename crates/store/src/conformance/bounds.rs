@@ -99,7 +99,7 @@ pub(super) async fn bounds__memberships_of_a_user_are_limited(bench: &Bench) -> 
 
 pub(super) async fn bounds__open_invites_of_a_user_are_limited(bench: &Bench) -> Lawful {
     let store = bench.open_within(Bounds { invites: 2, ..Bounds::default() })?;
-    let ada = join(&*store, "ada").await?;
+    let ada = join_as(&*store, "ada", UserRole::Admin).await?;
     let new = |expires_ms| {
         let id = InviteId(unique().to_be_bytes());
         let terms = InviteTerms { expires_ms, ..terms(UserRole::Member) };

@@ -6,6 +6,7 @@
 
 #![allow(non_snake_case, reason = "tests are named feature__property")]
 
+mod administration;
 mod bounds;
 mod classic;
 mod files;
@@ -106,7 +107,7 @@ macro_rules! equal {
 use {ensure, equal};
 
 #[track_caller]
-fn same<T: PartialEq + fmt::Debug>(got: &T, expected: &T, what: &str) -> Lawful {
+fn same<T: PartialEq<U> + fmt::Debug, U: fmt::Debug>(got: &T, expected: &U, what: &str) -> Lawful {
     ensure!(got == expected, "{what} is {got:?}, expected {expected:?}");
     Ok(())
 }
@@ -195,6 +196,14 @@ pub async fn run_all<G: Ground + 'static>(
             classic_key__list_is_sorted_by_name
             classic_key__entry_sender_names_user_and_key
             classic_key__revoked_or_for_other_conversation_is_refused;
+        administration:
+            act__role_changes_with_an_entry_in_the_audit
+            act__one_owner_stays_under_concurrency
+            act__demotion_revokes_invites_that_it_no_longer_allows
+            act__suspension_holds_until_restored
+            act__removal_is_final_and_keeps_name_and_entries
+            act__nothing_is_recorded_after_the_answer_to_a_removal
+            audit__is_read_by_owners_and_written_by_the_server;
     }
     Ok(held)
 }
@@ -290,9 +299,8 @@ fn device(label: &str) -> NewDevice {
 async fn invite(store: &dyn Store, terms: InviteTerms) -> Result<InviteId, Violation> {
     let id = InviteId(unique().to_be_bytes());
     let record = vec![id.0[7]; RECORD];
-    store
-        .add_invite(PreparedInvite { id, record, terms, made_by: None, created_ms: START })
-        .await?;
+    let invite = PreparedInvite { id, record, terms, made_by: None, created_ms: START };
+    equal!(store.add_invite(invite).await?, true);
     Ok(id)
 }
 
@@ -304,10 +312,15 @@ fn registration(invite: InviteId, user: &Name) -> Registration {
     Registration { invite, user: user.clone(), password: None, device: Some(device("first")) }
 }
 
-/// Registers a user with a new invite.
+/// Registers a member with a new invite.
 async fn join(store: &dyn Store, user: &str) -> Result<Name, Violation> {
+    join_as(store, user, UserRole::Member).await
+}
+
+/// Registers a user of this role with a new invite.
+async fn join_as(store: &dyn Store, user: &str, role: UserRole) -> Result<Name, Violation> {
     let user = name(user)?;
-    let invite = invite(store, terms(UserRole::Member)).await?;
+    let invite = invite(store, terms(role)).await?;
     let registered = store.register(registration(invite, &user), START).await?;
     ensure!(matches!(registered, Registered::Done(_)), "{user} was not registered: {registered:?}");
     Ok(user)
@@ -332,7 +345,7 @@ async fn say(store: &dyn Store, new: NewEntry) -> Result<Receipt, Violation> {
 fn receipts(answers: Vec<Appended>) -> Result<Vec<Receipt>, Violation> {
     let receipt = |appended| match appended {
         Appended::Recorded(receipt) => Ok(receipt),
-        Appended::NotAMember => Err(Violation::new("a member was not let in")),
+        refused => Err(Violation::new(format!("a member was not let in: {refused:?}"))),
     };
     answers.into_iter().map(receipt).collect()
 }

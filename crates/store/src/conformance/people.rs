@@ -4,7 +4,7 @@ use twinlock_core::id::CredentialId;
 
 use super::*;
 use crate::{
-    Holder, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY, LoginMethod,
+    Holder, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES, LOBBY, LoginMethod, PersonState,
     StoredCredential, StoredDevice, StoredPerson,
 };
 
@@ -20,6 +20,7 @@ pub(super) async fn invite__registers_exactly_one_user(bench: &Bench) -> Lawful 
         role: UserRole::Owner,
         password: true,
         created_ms: START + 3,
+        state: PersonState::Active,
     };
     equal!(done, Registered::Done(person.clone()));
     equal!(store.person(&ada).await?, Some(person));
@@ -57,8 +58,13 @@ pub(super) async fn invite__is_limited_to_its_name_role_and_expiry(bench: &Bench
     equal!(store.devices(&ada).await?.len(), 1);
     let last = for_bob.expires_ms - 1;
     let done = store.register(registration(invite, &bob), last).await?;
-    let person =
-        StoredPerson { user: bob, role: UserRole::Admin, password: false, created_ms: last };
+    let person = StoredPerson {
+        user: bob,
+        role: UserRole::Admin,
+        password: false,
+        created_ms: last,
+        state: PersonState::Active,
+    };
     equal!(done, Registered::Done(person));
     let done = store.register(registration(open, &carol), START).await?;
     ensure!(matches!(done, Registered::Done(_)), "a refusal used up an invite: {done:?}");

@@ -6,7 +6,7 @@ use twinlock_core::classic::ClassicScheme;
 use twinlock_core::id::Name;
 use twinlock_core::keys;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
-use twinlock_store::{AddedClassicKey, StoredClassicKey, UserRole};
+use twinlock_store::{AddedClassicKey, StoredClassicKey, UserRole, rights};
 use twinlock_transport::OsEntropy;
 use zeroize::Zeroizing;
 
@@ -20,13 +20,13 @@ use crate::services::Services;
 
 impl RequestContext<'_> {
     /// Reads the role from the record, because it may have been withdrawn since the session began.
-    async fn is_admin(&self) -> Result<bool, RequestRefusal> {
-        Ok(self.me().await?.is_some_and(|me| me.role >= UserRole::Admin))
+    async fn manages_classic_keys(&self) -> Result<bool, RequestRefusal> {
+        Ok(self.me().await?.is_some_and(|me| rights::manages_classic_keys(me.role)))
     }
 
     pub(crate) async fn add_classic_key(&self, want: proto::AddClassicKey) -> RequestResult {
-        if !self.is_admin().await? {
-            return needs(proto::Role::Admin);
+        if !self.manages_classic_keys().await? {
+            return needs(UserRole::Admin);
         }
         let name = Name::new(&want.name).map_err(bad_name)?;
         let Some(form) = form_from(want.form()) else { return refuse(RefusalReason::Malformed) };
@@ -80,7 +80,7 @@ impl RequestContext<'_> {
     }
 
     pub(crate) async fn list_classic_keys(&self, want: proto::ListClassicKeys) -> RequestResult {
-        let all = self.is_admin().await?;
+        let all = self.manages_classic_keys().await?;
         let after = page_after(&want.after)?;
         let own = (!all).then(|| self.person.user.clone());
         let rows = self.reading(|store| async move {
@@ -105,7 +105,7 @@ impl RequestContext<'_> {
         let key = self.reading(|store| async move { store.classic_key(&searched).await }).await?;
         let Some(key) = key else { return refuse(RefusalReason::NotFound) };
         // Only users who may see another user's key learn that it exists.
-        if key.user != self.person.user && !self.is_admin().await? {
+        if key.user != self.person.user && !self.manages_classic_keys().await? {
             return refuse(RefusalReason::NotFound);
         }
         let by = &self.person.user;

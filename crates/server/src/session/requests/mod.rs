@@ -1,5 +1,6 @@
 //! Requests of a device session other than append and follow (section 8).
 
+mod acts;
 mod classic_keys;
 mod conversations;
 pub(super) mod people;
@@ -87,7 +88,7 @@ impl RequestContext<'_> {
         };
         // The announced change is complete, whether or not the notice can be recorded.
         match self.services.record.store.append(vec![entry]).await {
-            Ok(appended) if appended.contains(&Appended::NotAMember) => {
+            Ok(appended) if !matches!(*appended, [Appended::Recorded(_)]) => {
                 tracing::warn!(conversation, "a notice of the server was not recorded");
             }
             Ok(_) => {}

@@ -1,7 +1,8 @@
-//! Requests about people, invites and devices.
+//! Requests about invites, devices, and lists of people.
 
 use twinlock_core::id::{DeviceId, Name};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
+use twinlock_store::rights::{self, Right};
 use twinlock_store::{StoredPerson, UserRole};
 
 use super::{LIST, RequestContext, RequestResult, done, page_after};
@@ -27,9 +28,9 @@ impl RequestContext<'_> {
     pub(crate) async fn make_invite(&self, want: proto::MakeInvite) -> RequestResult {
         let role = convert::role_from(want.role).unwrap_or(UserRole::Member);
         // The role may have been withdrawn since the session began.
-        let Some(me) = self.me().await?.filter(|me| me.role >= UserRole::Admin && me.role >= role)
+        let Some(me) = self.me().await?.filter(|me| rights::may(me.role, Right::Invite, role))
         else {
-            return needs(convert::role(role.max(UserRole::Admin)));
+            return needs(rights::required(Right::Invite, role));
         };
         let user = match want.user.as_str() {
             "" => None,

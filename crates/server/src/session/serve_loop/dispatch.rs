@@ -199,6 +199,8 @@ fn writes(op: &Op) -> bool {
             | Op::AddClassicKey(_)
             | Op::RegisterFinish(_)
             | Op::PutFile(_)
+            | Op::SetRole(_)
+            | Op::RestorePerson(_)
     )
 }
 
@@ -230,6 +232,16 @@ impl DeviceRequest {
             Op::SetTopic(want) => context.set_topic(want).await,
             Op::OpenDirect(want) => context.open_direct(want).await,
             Op::MakeInvite(want) => context.make_invite(want).await,
+            Op::SetRole(want) => context.set_role(want).await,
+            Op::SuspendPerson(want) => context.suspend_person(want).await,
+            Op::RestorePerson(want) => context.restore_person(want).await,
+            Op::RemovePerson(want) => {
+                let proven = match &mut step_up {
+                    Some(step_up) => step_up.is_proven(&services).await,
+                    None => false,
+                };
+                context.remove_person(want, proven).await
+            }
             Op::ListDevices(_) => context.list_devices().await,
             Op::RevokeDevice(want) => match &mut step_up {
                 Some(step_up) if want.device != device.0.as_slice() => {

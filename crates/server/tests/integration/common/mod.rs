@@ -10,13 +10,17 @@ pub mod log;
 mod server;
 
 pub use server::TestServer;
+use twinlock_core::credential::Credential;
+use twinlock_core::id::ServerKey;
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered, request::Op};
+use twinlock_core::step_up::StepUp;
 pub use twinlock_testing::endpoint::{Io, proxy_header};
 pub use twinlock_testing::messages::*;
 pub use twinlock_testing::process::resident;
 pub use twinlock_testing::raw_client::NoConnection;
 pub use twinlock_testing::raw_handshake::{error, hello, read_to_end};
 pub use twinlock_testing::{RawClient, SOON, TestDevice, TestInvite, password, random, soon};
+use twinlock_transport::OsEntropy;
 
 pub const MIB: usize = 1 << 20;
 
@@ -27,6 +31,26 @@ pub async fn refused(client: &mut RawClient, op: Op) -> proto::Refusal {
         Answered::Refusal(refusal) => refusal,
         other => panic!("{other:?}"),
     }
+}
+
+/// Proves a password inside this session; `None`: the client found that it is wrong.
+pub async fn prove_password(
+    client: &mut RawClient,
+    key: &ServerKey,
+    password: Credential,
+) -> Option<Result<(), RefusalReason>> {
+    let sid = client.connection.session().id();
+    let (state, ke1) = StepUp::start(password, &sid, &mut OsEntropy).unwrap();
+    let begin = Op::StepUpBegin(proto::StepUpBegin { ke1: copy(&ke1) });
+    let ke2 = match client.ask(begin).await {
+        Ok(Answered::StepUpChallenge(challenge)) => challenge.ke2,
+        Ok(other) => panic!("{other:?}"),
+        Err(why) => return Some(Err(why)),
+    };
+    let ke2 = ke2.as_ref().try_into().unwrap();
+    let ke3 = state.finish(&ke2, key, &mut OsEntropy).ok()?;
+    let finish = Op::StepUpFinish(proto::StepUpFinish { ke3: copy(&ke3) });
+    Some(client.ask(finish).await.map(done))
 }
 
 /// The reason, limit and figure of a refusal.

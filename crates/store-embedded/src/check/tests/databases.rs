@@ -46,6 +46,7 @@ fn check__changed_row_of_people_db_is_found() {
         ("users", "password = 1 - password"),
         ("users", "created_ms = created_ms + 1"),
         ("users", "mac = zeroblob(32)"),
+        ("users", "state = 1 - state"),
         ("credentials", "user = 'x'"),
         ("credentials", "record = zeroblob(192)"),
         ("credentials", "label = label || 'x'"),
@@ -61,6 +62,7 @@ fn check__changed_row_of_people_db_is_found() {
         ("conversations", "members = members + 1"),
         ("conversations", "created_ms = created_ms + 1"),
         ("conversations", "made_by = 'x'"),
+        ("conversations", "kind = 1 - kind"),
         ("classic_keys", "user = 'x'"),
         ("classic_keys", "conversation = conversation + 1"),
         ("classic_keys", "form = form + 1"),
@@ -79,7 +81,7 @@ fn check__changed_row_of_people_db_is_found() {
     changed("UPDATE conversations SET name = 'x' WHERE name = 'lobby'", is);
     changed("INSERT INTO members VALUES (1, 'x', 0)", "members: the row 1, x is not in the log");
     changed(
-        "INSERT INTO users SELECT max(id) + 1, 'mallory', 2, 1, 0, mac FROM users",
+        "INSERT INTO users SELECT max(id) + 1, 'mallory', 2, 1, 0, mac, 0 FROM users",
         "mallory is not in the log",
     );
     changed("INSERT INTO files VALUES (1, 99999, 1, zeroblob(32), 1)", "files: the row 1, 99999");

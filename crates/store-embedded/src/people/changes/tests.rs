@@ -35,6 +35,15 @@ fn changes() -> Vec<Change> {
         server_key: vec![6],
         created_ms: 9,
         made_by: text("ada"),
+        kind: 0,
+    };
+    let audit = ConversationImage {
+        id: 3,
+        name: text("audit"),
+        topic: String::new(),
+        made_by: None,
+        kind: 3,
+        ..room.clone()
     };
     let direct = ConversationImage {
         id: 2,
@@ -45,15 +54,17 @@ fn changes() -> Vec<Change> {
         made_by: None,
         ..room.clone()
     };
+    let person = PersonImage {
+        id: 300,
+        name: "ada".into(),
+        role: 2,
+        password: true,
+        created_ms: 1_700_000_000_000,
+        mac: vec![1, 2],
+        state: 0,
+    };
     vec![
-        Change::Person(PersonImage {
-            id: 300,
-            name: "ada".into(),
-            role: 2,
-            password: true,
-            created_ms: 1_700_000_000_000,
-            mac: vec![1, 2],
-        }),
+        Change::Person(person.clone()),
         Change::Credential(invite),
         Change::Credential(open_invite),
         Change::Conversation(room),
@@ -71,6 +82,8 @@ fn changes() -> Vec<Change> {
             state: 1,
             mac: vec![16],
         }),
+        Change::Person(PersonImage { state: 1, ..person }),
+        Change::Conversation(audit),
     ]
 }
 
@@ -87,6 +100,8 @@ fn change__stored_encoding_does_not_change() {
         "0a0b2209080112036164611829",
         "0a092a0708011203616461",
         "0a1f321d0a05616c61726d1203616461180120032a010d32010e380f40014a0110",
+        "0a1b0a1908ac021203616461180220012880d095ffbc31320201023801",
+        "0a121a1008031205617564697432010638094803",
     ];
     for (change, expected) in changes().into_iter().zip(expected) {
         let encoded = encode(vec![change.clone()]);

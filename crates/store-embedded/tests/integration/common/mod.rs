@@ -95,7 +95,7 @@ pub(crate) async fn join(store: &dyn Store, user: &str) -> DeviceId {
     let id = InviteId(message_id().0[..8].try_into().unwrap());
     let terms = InviteTerms { role: UserRole::Member, user: None, expires_ms: u64::MAX >> 1 };
     let invite = PreparedInvite { id, record: vec![1; 192], terms, made_by: None, created_ms: 0 };
-    store.add_invite(invite).await.unwrap();
+    assert!(store.add_invite(invite).await.unwrap());
     let device = DeviceId(message_id().0);
     let new = NewDevice { id: device, label: user.into(), record: vec![2; 192] };
     let new = Registration { invite: id, user: name(user), password: None, device: Some(new) };
