@@ -103,13 +103,15 @@ pub struct PersonInfo {
     pub online: bool,
     /// Time of registration, in ms since 1970 UTC.
     pub created_ms: u64,
+    /// Whether the user is suspended: no credential is accepted.
+    pub suspended: bool,
 }
 
 impl From<proto::Person> for PersonInfo {
     fn from(person: proto::Person) -> Self {
         let role = person.role();
-        let proto::Person { user, online, created_ms, .. } = person;
-        Self { user, role, online, created_ms }
+        let proto::Person { user, online, created_ms, suspended, .. } = person;
+        Self { user, role, online, created_ms, suspended }
     }
 }
 

@@ -1,9 +1,10 @@
-//! Arguments of `invite`, `devices` and `passwd`.
+//! Arguments of `people`, `invite`, `devices` and `passwd`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use twinlock_client::directory::Role;
 use twinlock_client::target::lowercase_name;
 use twinlock_core::id::Name;
 
@@ -31,10 +32,49 @@ pub(crate) enum DeviceAction {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PeopleArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<PeopleAction>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeopleAction {
+    /// Change a person's role
+    Role {
+        #[arg(value_parser = lowercase_name)]
+        user: Name,
+        role: PersonRole,
+    },
+    /// End all sessions of a person, and let the person do nothing until `restore`
+    Suspend {
+        #[arg(value_parser = lowercase_name)]
+        user: Name,
+    },
+    /// End a suspension
+    Restore {
+        #[arg(value_parser = lowercase_name)]
+        user: Name,
+    },
+    /// Remove a person for good, or your own account; messages stay, and so does the name
+    Remove {
+        #[arg(value_parser = lowercase_name)]
+        user: Name,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        password: PasswordArgs,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InviteArgs {
     /// Role of the user who registers with it
     #[arg(long, default_value = "member")]
-    pub(crate) role: InviteRole,
+    pub(crate) role: PersonRole,
     /// How long it is good [default: 48h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) expires: Option<Duration>,
@@ -54,10 +94,20 @@ pub(crate) struct InviteArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum InviteRole {
+pub(crate) enum PersonRole {
     Member,
     Admin,
     Owner,
+}
+
+impl From<PersonRole> for Role {
+    fn from(role: PersonRole) -> Self {
+        match role {
+            PersonRole::Member => Self::Member,
+            PersonRole::Admin => Self::Admin,
+            PersonRole::Owner => Self::Owner,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

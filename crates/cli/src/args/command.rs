@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use twinlock_client::Target;
 
-use super::access::{DevicesArgs, InviteArgs, PasswdArgs};
+use super::access::{DevicesArgs, InviteArgs, PasswdArgs, PeopleArgs};
 use super::bench::BenchArgs;
 use super::classic::ClassicCommand;
-use super::common::{GlobalArgs, JsonArgs};
+use super::common::GlobalArgs;
 use super::doctor::DoctorArgs;
 use super::enrolment::{JoinArgs, LoginArgs};
 use super::files::{GetArgs, PutArgs};
@@ -130,9 +130,12 @@ pub(crate) enum CliCommand {
                       twinlock room members ops"
     )]
     Room(RoomCommand),
-    /// List the server's users
-    #[command(after_help = "Example:\n  twinlock people --json | jq -r .user")]
-    People(JsonArgs),
+    /// List the server's users, change roles, suspend and remove people
+    #[command(after_help = "Examples:\n  twinlock people --json | jq -r .user\n  \
+                      twinlock people role bob admin\n  twinlock people suspend bob\n  \
+                      twinlock people remove bob\n\nEach change is an entry in the room `audit`, which \
+                      owners read:\n  twinlock history audit")]
+    People(PeopleArgs),
     /// List your devices, or revoke one
     #[command(after_help = "Examples:\n  twinlock devices\n  twinlock devices revoke 3f9a")]
     Devices(DevicesArgs),

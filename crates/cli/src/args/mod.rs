@@ -15,7 +15,9 @@ mod status;
 mod text_argument;
 mod values;
 
-pub(crate) use access::{DeviceAction, DevicesArgs, InviteArgs, InviteRole, PasswdArgs};
+pub(crate) use access::{
+    DeviceAction, DevicesArgs, InviteArgs, PasswdArgs, PeopleAction, PeopleArgs,
+};
 pub(crate) use bench::{BenchArgs, BenchMode};
 pub(crate) use classic::{ClassicAddArgs, ClassicCommand, ClassicFormat};
 pub(crate) use command::{Cli, CliCommand};

@@ -9,7 +9,7 @@ use twinlock_client::profile::TlsTrust;
 use twinlock_core::invite::{Address, DEFAULT_PATH, InviteLink, server_words};
 use twinlock_core::session::BindingPolicy;
 
-use crate::args::{InviteArgs, InviteRole};
+use crate::args::InviteArgs;
 use crate::clock::{local_time, now_ms, rfc3339};
 use crate::context::Context;
 use crate::conversation::role_word;
@@ -44,11 +44,7 @@ pub(crate) async fn run(args: InviteArgs, context: &Context) -> Result<(), Failu
     let public = args.public.as_deref();
     let public = public.map(|text| public_address(text, &connects)).transpose()?;
     let client = context.ask_once()?;
-    let role = match args.role {
-        InviteRole::Member => Role::Member,
-        InviteRole::Admin => Role::Admin,
-        InviteRole::Owner => Role::Owner,
-    };
+    let role = Role::from(args.role);
     let seconds = args.expires.map_or(0, |time| time.as_secs().max(1));
     // All fallible steps come first, because an invite without its link is useless.
     let told = client.facts().await?.up.server.public_address;

@@ -93,7 +93,7 @@ fn json__documents_have_documented_fields_on_one_line() {
              unread:number}",
         ),
         (&["room", "members", "ops"], "{user:text}"),
-        (&["people"], "{online:bool role:text since:time user:text}"),
+        (&["people"], "{online:bool role:text since:time suspended:bool user:text}"),
         (&["devices"], "{current:bool device:hex32 label:text online:bool seen:time since:time}"),
         (&["invite", "--user", "carl"], "{expires:time link:text role:text user:text words:text}"),
         (&["invite"], "{expires:time link:text role:text user:null words:text}"),

@@ -55,6 +55,7 @@ mod middles;
 mod options;
 mod outages;
 mod outbox;
+mod people;
 mod power;
 mod records;
 mod reload;

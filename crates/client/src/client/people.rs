@@ -56,6 +56,44 @@ impl Client {
         })
     }
 
+    /// Changes a user's role.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `NotAllowed` or `LastOwner`, among others.
+    pub async fn set_role(&self, user: &Name, role: Role) -> Result<(), ClientError> {
+        let role = role.into();
+        self.done(Op::SetRole(proto::SetRole { user: user.to_string(), role })).await
+    }
+
+    /// Ends all sessions of a user, and accepts none of its credentials and entries until
+    /// [`Client::restore_person`].
+    ///
+    /// # Errors
+    /// As [`Client::set_role`].
+    pub async fn suspend_person(&self, user: &Name) -> Result<(), ClientError> {
+        self.done(Op::SuspendPerson(proto::SuspendPerson { user: user.to_string() })).await
+    }
+
+    /// Ends a suspension.
+    ///
+    /// # Errors
+    /// As [`Client::set_role`].
+    pub async fn restore_person(&self, user: &Name) -> Result<(), ClientError> {
+        self.done(Op::RestorePerson(proto::RestorePerson { user: user.to_string() })).await
+    }
+
+    /// Removes a user for good: all sessions end, all credentials are revoked, and the user leaves
+    /// all rooms. The name stays taken, and the entries stay.
+    ///
+    /// A user with a password removes itself only after [`Client::prove_password`].
+    ///
+    /// # Errors
+    /// As [`Client::set_role`]. [`ClientError::Ended`] may replace the answer if the user removes
+    /// itself.
+    pub async fn remove_person(&self, user: &Name) -> Result<(), ClientError> {
+        self.done(Op::RemovePerson(proto::RemovePerson { user: user.to_string() })).await
+    }
+
     /// This user's devices.
     ///
     /// # Errors
