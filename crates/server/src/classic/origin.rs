@@ -55,6 +55,7 @@ where
     if connection.tried
         || matches!(ended, ClassicEnd::NotOpened | ClassicEnd::Lost(StreamLost::TooLong))
     {
+        tracing::debug!("a message of the origin bridge was not opened: the close is delayed");
         tokio::select! {
             () = services.admission.tarpit() => {}
             () = services.env.stopping() => {}

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::common::classic::*;
+use crate::common::log::Log;
 use crate::common::*;
 use data_encoding::BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tracing::Level;
 use twinlock_core::classic::ClassicScheme;
 use twinlock_core::classic::origin::Bridge;
 use twinlock_core::proto::{ClassicForm, RefusalReason};
@@ -292,6 +294,7 @@ async fn bridge__silent_connection_is_evicted_and_failed_is_not() {
         config.classic.connections = 3;
         config.classic.tarpit_delay = 10 * SOON;
     };
+    let log = Log::of(Level::DEBUG);
     let Stage { host, plain, .. } = stage(few).await;
     let mut known = try_bridge(&host).await.unwrap();
     let bridge = bridge(ClassicScheme::Origin, &plain);
@@ -300,6 +303,7 @@ async fn bridge__silent_connection_is_evicted_and_failed_is_not() {
     // A failed message is delayed, and no other connection displaces it.
     let mut failed = try_bridge(&host).await.unwrap();
     send(&mut failed, "no message\n").await;
+    log.wait(&["the close is delayed"], 1).await;
     let silent = try_bridge(&host).await.unwrap();
     let mut later = try_bridge(&host).await.unwrap();
     assert_eq!(to_end(silent).await, b"");
