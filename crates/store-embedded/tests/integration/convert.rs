@@ -74,7 +74,12 @@ pub(crate) async fn all_answers(store: &dyn Store) -> String {
     answers(store).await
 }
 
+/// Fields that the program of the old answers did not know are left out: an old record stands for
+/// one value of each.
 pub(crate) fn assert_same(before: &str, after: &str) {
+    let known =
+        |text: &str| text.replace(", state: Active }", " }").replace(", kind: Public,", ",");
+    let (before, after) = (known(before), known(after));
     for (before, after) in before.lines().zip(after.lines()) {
         assert_eq!(before, after);
     }
