@@ -2,8 +2,9 @@
 //!
 //! Names that the server sends are not checked; show them only after removing control characters.
 
-use twinlock_core::id::{ConversationId, DeviceId, Link, ServerKey};
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, Link, ServerKey};
 use twinlock_core::proto;
+pub use twinlock_core::proto::listed_invite::State as InviteState;
 pub use twinlock_core::proto::{ClassicForm, Role};
 use twinlock_core::text::Untrusted;
 
@@ -115,7 +116,39 @@ impl From<proto::Person> for PersonInfo {
     }
 }
 
-/// A device of this user.
+/// An invite, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InviteInfo {
+    /// Its id.
+    pub id: InviteId,
+    /// Role of the user that it registers.
+    pub role: Role,
+    /// The only name that it is for; empty: any.
+    pub user: String,
+    /// The user who made it; empty: the server, on its first start.
+    pub made_by: String,
+    /// Time of creation, in ms since 1970 UTC.
+    pub created_ms: u64,
+    /// Time of expiry, in ms since 1970 UTC.
+    pub expires_ms: u64,
+    /// Whether it was used or revoked.
+    pub state: InviteState,
+    /// The user that it has registered; empty if none.
+    pub used_by: String,
+}
+
+impl InviteInfo {
+    /// `None` if the id is not valid.
+    pub(crate) fn of(invite: proto::ListedInvite) -> Option<Self> {
+        let id = InviteId::from_slice(&invite.id)?;
+        let (role, state) = (invite.role(), invite.state());
+        let proto::ListedInvite { user, made_by, created_ms, expires_ms, used_by, .. } = invite;
+        Some(Self { id, role, user, made_by, created_ms, expires_ms, state, used_by })
+    }
+}
+
+/// A device of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {

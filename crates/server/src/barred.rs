@@ -25,7 +25,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 pub(crate) enum Revocation {
     Device(Name, DeviceId),
     Key(Name),
-    /// A suspension or a removal.
+    /// An act of power that takes access away.
     Act(Actor, Act),
 }
 
@@ -60,6 +60,9 @@ impl Barred {
             }
             Revocation::Key(name) => {
                 barred.keys.insert(name.clone());
+            }
+            Revocation::Act(_, Act::RevokeDevice { user, device }) => {
+                barred.devices.insert(*device, user.clone());
             }
             Revocation::Act(_, act) => {
                 barred.people.insert(act.user().clone());
@@ -112,8 +115,10 @@ impl Barred {
     pub(crate) fn written(&self, revocation: &Revocation) {
         let mut barred = self.lock();
         barred.unwritten.retain(|other| other != revocation);
-        if let Revocation::Act(_, act) = revocation {
-            let of_person = |other: &Revocation| matches!(other, Revocation::Act(_, it) if it.user() == act.user());
+        if let Revocation::Act(_, act) = revocation
+            && act.shuts_out()
+        {
+            let of_person = |other: &Revocation| matches!(other, Revocation::Act(_, it) if it.shuts_out() && it.user() == act.user());
             if !barred.unwritten.iter().any(of_person) {
                 barred.people.remove(act.user());
             }

@@ -1,11 +1,11 @@
 //! Conversions between the store's types and the protocol's.
 
 use bytes::{Bytes, BytesMut};
-use twinlock_core::id::{Link, Salt};
+use twinlock_core::id::{Link, Name, Salt};
 use twinlock_core::proto;
 use twinlock_store::{
-    ConversationForm, PersonState, Receipt, RoomKind, StoredContent, StoredConversation,
-    StoredEntry, StoredPerson, UserRole,
+    ConversationForm, InviteState, ListedInvite, PersonState, Receipt, RoomKind, StoredContent,
+    StoredConversation, StoredEntry, StoredPerson, UserRole,
 };
 
 pub(crate) fn entry(entry: &StoredEntry) -> proto::Entry {
@@ -105,6 +105,26 @@ pub(crate) fn person(person: &StoredPerson, online: bool) -> proto::Person {
         online,
         created_ms: person.created_ms,
         suspended: person.state == PersonState::Suspended,
+    }
+}
+
+pub(crate) fn invite(invite: &ListedInvite) -> proto::ListedInvite {
+    use proto::listed_invite::State;
+    let name = |name: Option<&Name>| name.map(Name::to_string).unwrap_or_default();
+    let (state, used_by) = match &invite.state {
+        InviteState::Unused => (State::Unused, None),
+        InviteState::Used(user) => (State::Used, Some(user)),
+        InviteState::Revoked => (State::Revoked, None),
+    };
+    proto::ListedInvite {
+        id: copy(&invite.id.0),
+        role: role(invite.terms.role).into(),
+        user: name(invite.terms.user.as_ref()),
+        made_by: name(invite.made_by.as_ref()),
+        created_ms: invite.created_ms,
+        expires_ms: invite.terms.expires_ms,
+        state: state.into(),
+        used_by: name(used_by),
     }
 }
 

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
 use twinlock_core::classic::ClassicScheme;
-use twinlock_core::id::{ConversationId, CredentialId, DeviceId, MessageId, Name};
+use twinlock_core::id::{ConversationId, CredentialId, DeviceId, InviteId, MessageId, Name};
 use twinlock_store::sequencer::PreparedEntry;
 use twinlock_store::{
     Accounts, Act, Actor, AddedClassicKey, Administered, Administration, AppendAnswer, AppendReply,
     ClassicKeyStore, Close, Directory, EntryLog, EntryPage, EntrySearch, Erased, FileIndex,
-    FileRef, FileUsage, Joined, ListedClassicKey, LoginMethod, LookedUp, NewDevice, NewEntry,
-    Newest, Order, PreparedInvite, Published, ReadLimit, Receipt, Registered, Registration,
-    SearchFrom, SearchResult, StoreError, StoredClassicKey, StoredConversation, StoredDevice,
-    StoredPerson,
+    FileRef, FileUsage, Joined, ListedClassicKey, ListedInvite, LoginMethod, LookedUp, NewDevice,
+    NewEntry, Newest, Order, PreparedInvite, Published, ReadLimit, Receipt, Registered,
+    Registration, RevokedInvite, SearchFrom, SearchResult, StoreError, StoredClassicKey,
+    StoredConversation, StoredDevice, StoredPerson,
 };
 
 use crate::people::{
@@ -217,6 +217,18 @@ impl Accounts for EmbeddedStore {
             .await
     }
 
+    async fn invites(
+        &self,
+        user: &Name,
+        after: Option<InviteId>,
+        limit: usize,
+    ) -> Result<Vec<ListedInvite>, StoreError> {
+        let (user, key) = (user.clone(), self.row_key.clone());
+        self.readers
+            .read_people(move |conn, _| accounts::invites(conn, &key, &user, after, limit))
+            .await
+    }
+
     async fn register(
         &self,
         registration: Registration,
@@ -332,6 +344,14 @@ impl Administration for EmbeddedStore {
         let (key, server_key) = (self.row_key.clone(), self.server_key);
         self.write(move |transaction| {
             administration::administer(transaction, &key, &server_key, &by, &act)
+        })
+        .await
+    }
+
+    async fn revoke_invite(&self, by: Actor, id: InviteId) -> Result<RevokedInvite, StoreError> {
+        let (key, server_key) = (self.row_key.clone(), self.server_key);
+        self.write(move |transaction| {
+            administration::revoke_invite(transaction, &key, &server_key, &by, &id)
         })
         .await
     }

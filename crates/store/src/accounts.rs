@@ -37,6 +37,15 @@ pub trait Accounts: Send + Sync + 'static {
     /// [`StoreError::TooMany`] at [`Bound::Invites`](crate::Bound::Invites) of its creator.
     async fn add_invite(&self, invite: PreparedInvite) -> Result<bool, StoreError>;
 
+    /// The invites that `user` has made, and those of others that its role could have made, with ids
+    /// greater than `after`, in ascending order, at most `limit`. Empty for a role that may not invite.
+    async fn invites(
+        &self,
+        user: &Name,
+        after: Option<InviteId>,
+        limit: usize,
+    ) -> Result<Vec<ListedInvite>, StoreError>;
+
     /// Registers a user with an invite.
     ///
     /// One transaction checks that the invite is unused, unexpired at `now_ms` and valid for this
@@ -189,6 +198,32 @@ pub struct PreparedInvite {
     pub made_by: Option<Name>,
     /// Time of creation, ms since 1970 UTC.
     pub created_ms: u64,
+}
+
+/// An invite in a list, without its record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedInvite {
+    /// Its id.
+    pub id: InviteId,
+    /// What it permits.
+    pub terms: InviteTerms,
+    /// The user who created it; `None`: the server, on its first start.
+    pub made_by: Option<Name>,
+    /// Time of creation, ms since 1970 UTC.
+    pub created_ms: u64,
+    /// Whether it was used or revoked. One that was not may have expired.
+    pub state: InviteState,
+}
+
+/// What has become of an invite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InviteState {
+    /// Nothing yet.
+    Unused,
+    /// This user has registered with it.
+    Used(Name),
+    /// It was revoked.
+    Revoked,
 }
 
 /// The registration of a user with an invite.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use twinlock_core::id::{ConversationId, DeviceId, Name, Sender};
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, Name, Sender};
 
 use crate::accounts::UserRole;
 use crate::error::StoreError;
@@ -21,6 +21,23 @@ pub trait Administration: Send + Sync + 'static {
     /// refused. After a removal or suspension is on disk, no entry of this person is recorded any
     /// more, also none that was handed over before.
     async fn administer(&self, by: Actor, act: Act) -> Result<Administered, StoreError>;
+
+    /// Revokes an unused invite that the actor can see with
+    /// [`invites`](crate::Accounts::invites), with an entry in the audit.
+    async fn revoke_invite(&self, by: Actor, id: InviteId) -> Result<RevokedInvite, StoreError>;
+}
+
+/// What became of the revocation of an invite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevokedInvite {
+    /// It is on disk, with its entry in the audit.
+    Done(ActEffects),
+    /// It was revoked before; nothing was recorded.
+    Unchanged,
+    /// It was used before, or has expired.
+    Gone,
+    /// The actor can see no such invite.
+    NotFound,
 }
 
 /// Who performs an act.
@@ -77,6 +94,13 @@ pub enum Act {
         /// The person.
         user: Name,
     },
+    /// Revokes a device of another person, whose sessions on it end.
+    RevokeDevice {
+        /// The person.
+        user: Name,
+        /// The device.
+        device: DeviceId,
+    },
 }
 
 impl Act {
@@ -87,14 +111,21 @@ impl Act {
             Self::SetRole { user, .. }
             | Self::Suspend { user }
             | Self::Restore { user }
-            | Self::Remove { user } => user,
+            | Self::Remove { user }
+            | Self::RevokeDevice { user, .. } => user,
         }
     }
 
-    /// Whether the person's sessions end with it.
+    /// Whether all sessions of the person end with it.
     #[must_use]
-    pub fn ends_sessions(&self) -> bool {
+    pub fn shuts_out(&self) -> bool {
         matches!(self, Self::Suspend { .. } | Self::Remove { .. })
+    }
+
+    /// Whether it takes access away, and so has to hold even if it cannot be written.
+    #[must_use]
+    pub fn revokes(&self) -> bool {
+        self.shuts_out() || matches!(self, Self::RevokeDevice { .. })
     }
 }
 
@@ -105,7 +136,7 @@ pub enum Administered {
     Done(ActEffects),
     /// It is so already; nothing was recorded.
     Unchanged,
-    /// There is no such person, or it was removed.
+    /// The person or the device does not exist, or was removed.
     NotFound,
     /// The actor may not do it. The role that may, if there is one.
     NotAllowed(Option<UserRole>),

@@ -31,11 +31,11 @@ mod store;
 pub mod tokenizer;
 
 pub use accounts::{
-    Accounts, Holder, InviteTerms, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS, KNOWN_SOURCES,
-    LoginMethod, LookedUp, NewDevice, PersonState, PreparedInvite, Registered, Registration,
-    StoredCredential, StoredDevice, StoredPerson, UserRole,
+    Accounts, Holder, InviteState, InviteTerms, KNOWN_DEVICE_SOURCES, KNOWN_SOURCE_MS,
+    KNOWN_SOURCES, ListedInvite, LoginMethod, LookedUp, NewDevice, PersonState, PreparedInvite,
+    Registered, Registration, StoredCredential, StoredDevice, StoredPerson, UserRole,
 };
-pub use administration::{Act, ActEffects, Actor, Administered, Administration};
+pub use administration::{Act, ActEffects, Actor, Administered, Administration, RevokedInvite};
 pub use appended::{Appended, Receipt};
 pub use bounds::{Bound, Bounds};
 pub use classic_keys::{AddedClassicKey, ClassicKeyStore, ListedClassicKey, StoredClassicKey};

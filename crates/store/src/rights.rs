@@ -4,6 +4,8 @@
 //! transaction of the act, and the table in docs/operating.md is compared with [`ON_PEOPLE`] by a
 //! test. No user acts on users of the same role, except an owner.
 
+use twinlock_core::id::{InviteId, Name};
+
 use crate::accounts::{PersonState, StoredPerson, UserRole};
 use crate::administration::{Act, Actor};
 
@@ -20,6 +22,8 @@ pub enum Right {
     Suspend,
     /// Remove a person.
     Remove,
+    /// See and revoke a person's devices.
+    ManageDevices,
 }
 
 /// Which roles a right is about, for each role that may have it.
@@ -34,11 +38,12 @@ pub struct RightRow {
 }
 
 /// The rights on people. Members have none of them.
-pub const ON_PEOPLE: [RightRow; 4] = [
+pub const ON_PEOPLE: [RightRow; 5] = [
     RightRow { right: Right::Invite, admin: &[Member, Admin], owner: &[Member, Admin, Owner] },
     RightRow { right: Right::SetRole, admin: &[Member], owner: &[Member, Admin, Owner] },
     RightRow { right: Right::Suspend, admin: &[Member], owner: &[Member, Admin, Owner] },
     RightRow { right: Right::Remove, admin: &[Member], owner: &[Member, Admin, Owner] },
+    RightRow { right: Right::ManageDevices, admin: &[Member], owner: &[Member, Admin, Owner] },
 ];
 
 /// Whether a user of role `role` has the right on somebody of role `on`.
@@ -64,6 +69,13 @@ pub fn may(role: UserRole, right: Right, on: UserRole) -> bool {
 #[must_use]
 pub fn required(right: Right, on: UserRole) -> UserRole {
     if may(Admin, right, on) { Admin } else { Owner }
+}
+
+/// Whether an invite by `made_by` as `role` is shown to a user, who may then revoke it: the user made
+/// it, or could have made it.
+#[must_use]
+pub fn sees_invite(user: &StoredPerson, made_by: Option<&Name>, role: UserRole) -> bool {
+    user.is_active() && (made_by == Some(&user.user) || may(user.role, Right::Invite, role))
 }
 
 /// Whether a role may make classic keys, and see and revoke those of others.
@@ -112,6 +124,9 @@ pub fn judge(
                 Act::Suspend { .. } if is_self => Some(None),
                 Act::Suspend { .. } | Act::Restore { .. } => lacks(Right::Suspend, &[person.role]),
                 Act::Remove { .. } if is_self => None,
+                // A stolen device must not lock out the others: this needs the password.
+                Act::RevokeDevice { .. } if is_self => Some(None),
+                Act::RevokeDevice { .. } => lacks(Right::ManageDevices, &[person.role]),
                 Act::Remove { .. } => lacks(Right::Remove, &[person.role]),
             }
         }
@@ -124,12 +139,20 @@ pub fn judge(
         Act::Suspend { .. } => (person.state == PersonState::Suspended, true),
         Act::Restore { .. } => (person.is_active(), false),
         Act::Remove { .. } => (false, true),
+        Act::RevokeDevice { .. } => (false, false),
     };
     match unchanged {
         true => Verdict::Unchanged,
         false if ends_owner && person.role == Owner && is_last_owner => Verdict::LastOwner,
         false => Verdict::Do,
     }
+}
+
+/// The line of the audit for a revoked invite.
+#[must_use]
+pub fn invite_line(by: &Actor, id: &InviteId, role: UserRole, made_by: Option<&Name>) -> String {
+    let made_by = made_by.map_or_else(String::new, |maker| format!(" made by {maker}"));
+    format!("{by} revoked invite {id} as {}{made_by}", role.word())
 }
 
 /// The line of the audit for an act on `person`, as the person was before.
@@ -147,12 +170,13 @@ pub fn audit_line(by: &Actor, act: &Act, person: &StoredPerson) -> String {
         Act::Suspend { .. } => format!("{by} suspended {user}"),
         Act::Restore { .. } => format!("{by} restored {user}"),
         Act::Remove { .. } => format!("{by} removed {user}"),
+        Act::RevokeDevice { device, .. } => format!("{by} revoked device {device} of {user}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use twinlock_core::id::{DeviceId, Name};
+    use twinlock_core::id::DeviceId;
 
     use super::*;
 
@@ -168,6 +192,7 @@ mod tests {
             Act::Suspend { user: user() },
             Act::Restore { user: user() },
             Act::Remove { user: user() },
+            Act::RevokeDevice { user: user(), device: DeviceId([0xcd; 16]) },
         ];
         roles.into_iter().chain(others).collect()
     }
@@ -177,7 +202,8 @@ mod tests {
         for actor in UserRole::ALL {
             for on in UserRole::ALL {
                 let allowed = matches!((actor, on), (Owner, _) | (Admin, Member));
-                for right in [Right::SetRole, Right::Suspend, Right::Remove] {
+                let rights = [Right::SetRole, Right::Suspend, Right::Remove, Right::ManageDevices];
+                for right in rights {
                     assert_eq!(may(actor, right, on), allowed, "{actor:?} {right:?} {on:?}");
                 }
                 let invites = allowed || (actor, on) == (Admin, Admin);
@@ -203,7 +229,7 @@ mod tests {
                             Act::SetRole { role, .. } => *role == on,
                             Act::Suspend { .. } => state == PersonState::Suspended,
                             Act::Restore { .. } => state == PersonState::Active,
-                            Act::Remove { .. } => false,
+                            Act::Remove { .. } | Act::RevokeDevice { .. } => false,
                         };
                         let case = format!("{actor_role:?}: {act:?} on {on:?}, {state:?}");
                         match (right && !raises, is_so) {
@@ -235,6 +261,7 @@ mod tests {
                 Right::SetRole => "change the role, from and to",
                 Right::Suspend => "suspend and restore",
                 Right::Remove => "remove",
+                Right::ManageDevices => "see and revoke devices of",
             };
             let row =
                 format!("| {act} | {} | {} |", words(admin).join(", "), words(owner).join(", "));
@@ -252,7 +279,10 @@ mod tests {
                     (Act::SetRole { role: Owner, .. } | Act::Restore { .. }, _) => {
                         Verdict::Unchanged
                     }
-                    (Act::Suspend { .. }, Some(_)) => Verdict::NotAllowed(None),
+                    (Act::Suspend { .. } | Act::RevokeDevice { .. }, Some(_)) => {
+                        Verdict::NotAllowed(None)
+                    }
+                    (Act::RevokeDevice { .. }, None) => Verdict::Do,
                     _ => Verdict::LastOwner,
                 };
                 assert_eq!(verdict, expected, "{act:?}");
@@ -277,6 +307,8 @@ mod tests {
         let lines: Vec<_> = lines.collect();
         assert_eq!(lines[1], "ada/abababab changed the role of bob from member to admin");
         assert_eq!(lines[3], "ada/abababab suspended bob");
+        let device = "cd".repeat(16);
+        assert_eq!(lines[6], format!("ada/abababab revoked device {device} of bob"));
         let by = Actor::Operator { uid: 1000 };
         let line = audit_line(&by, &Act::Remove { user: bob.user.clone() }, &bob);
         assert_eq!(line, "operator (uid 1000) removed bob");

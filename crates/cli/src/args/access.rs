@@ -1,4 +1,4 @@
-//! Arguments of `people`, `invite`, `devices` and `passwd`.
+//! Arguments of `people`, `invite`, `invites`, `devices` and `passwd`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,6 +26,9 @@ pub(crate) enum DeviceAction {
     Revoke {
         /// Its id, or the first digits of it
         id: String,
+        /// A device of another person
+        #[arg(long, value_parser = lowercase_name)]
+        user: Option<Name>,
         #[command(flatten)]
         password: PasswordArgs,
     },
@@ -48,6 +51,14 @@ pub(crate) enum PeopleAction {
         user: Name,
         role: PersonRole,
     },
+    /// List a person's devices
+    Devices {
+        #[arg(value_parser = lowercase_name)]
+        user: Name,
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// End all sessions of a person, and let the person do nothing until `restore`
     Suspend {
         #[arg(value_parser = lowercase_name)]
@@ -67,6 +78,27 @@ pub(crate) enum PeopleAction {
         yes: bool,
         #[command(flatten)]
         password: PasswordArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvitesArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<InvitesAction>,
+    /// Also those that were used, revoked or have expired
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InvitesAction {
+    /// Make an unused invite worthless
+    Revoke {
+        /// Its id, or the first digits of it
+        id: String,
     },
 }
 

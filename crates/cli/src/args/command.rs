@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use twinlock_client::Target;
 
-use super::access::{DevicesArgs, InviteArgs, PasswdArgs, PeopleArgs};
+use super::access::{DevicesArgs, InviteArgs, InvitesArgs, PasswdArgs, PeopleArgs};
 use super::bench::BenchArgs;
 use super::classic::ClassicCommand;
 use super::common::GlobalArgs;
@@ -133,11 +133,13 @@ pub(crate) enum CliCommand {
     /// List the server's users, change roles, suspend and remove people
     #[command(after_help = "Examples:\n  twinlock people --json | jq -r .user\n  \
                       twinlock people role bob admin\n  twinlock people suspend bob\n  \
+                      twinlock people devices bob\n  \
                       twinlock people remove bob\n\nEach change is an entry in the room `audit`, which \
                       owners read:\n  twinlock history audit")]
     People(PeopleArgs),
     /// List your devices, or revoke one
-    #[command(after_help = "Examples:\n  twinlock devices\n  twinlock devices revoke 3f9a")]
+    #[command(after_help = "Examples:\n  twinlock devices\n  twinlock devices revoke 3f9a\n  \
+                      twinlock devices revoke --user bob 81c0")]
     Devices(DevicesArgs),
     /// Create an invite link
     #[command(
@@ -145,6 +147,10 @@ pub(crate) enum CliCommand {
                       twinlock invite --public chat.example.org"
     )]
     Invite(InviteArgs),
+    /// List invites, or revoke one
+    #[command(after_help = "Examples:\n  twinlock invites\n  twinlock invites --all --json\n  \
+                      twinlock invites revoke 3f9a")]
+    Invites(InvitesArgs),
     /// Create, list and revoke keys for devices and scripts in any language
     #[command(
         subcommand,

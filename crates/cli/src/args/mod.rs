@@ -16,7 +16,8 @@ mod text_argument;
 mod values;
 
 pub(crate) use access::{
-    DeviceAction, DevicesArgs, InviteArgs, PasswdArgs, PeopleAction, PeopleArgs,
+    DeviceAction, DevicesArgs, InviteArgs, InvitesAction, InvitesArgs, PasswdArgs, PeopleAction,
+    PeopleArgs,
 };
 pub(crate) use bench::{BenchArgs, BenchMode};
 pub(crate) use classic::{ClassicAddArgs, ClassicCommand, ClassicFormat};

@@ -1,9 +1,9 @@
-//! `devices`: lists this user's devices, and revokes one.
+//! `devices`: lists this user's devices, and revokes one, or one of another person.
 
 use serde::Serialize;
 use twinlock_client::ClientError;
 use twinlock_client::directory::DeviceInfo;
-use twinlock_core::id::DeviceId;
+use twinlock_core::id::{DeviceId, Name};
 
 use crate::args::{DeviceAction, DevicesArgs, PasswordArgs};
 use crate::ask;
@@ -26,15 +26,26 @@ struct DeviceJson<'a> {
 }
 
 pub(crate) async fn run(args: DevicesArgs, context: &Context) -> Result<(), Failure> {
-    if let Some(DeviceAction::Revoke { id, password }) = args.action {
-        return revoke(&id, &password, context).await;
+    match args.action {
+        Some(DeviceAction::Revoke { id, user: Some(user), .. }) => {
+            return revoke_of(&user, &id, context).await;
+        }
+        Some(DeviceAction::Revoke { id, user: None, password }) => {
+            return revoke(&id, &password, context).await;
+        }
+        None => {}
     }
     let client = context.ask_once()?;
     let devices = client.devices().await?;
     client.close().await;
-    for device in &devices {
+    list(&devices, args.json, context)
+}
+
+/// Prints devices, of this user or another.
+pub(super) fn list(devices: &[DeviceInfo], json: bool, context: &Context) -> Result<(), Failure> {
+    for device in devices {
         let id = device.id.to_string();
-        if args.json {
+        if json {
             context.out.json(&DeviceJson {
                 device: id,
                 label: device.label.expose_raw(),
@@ -62,20 +73,37 @@ pub(crate) async fn run(args: DevicesArgs, context: &Context) -> Result<(), Fail
 /// Fewest digits of an id that identify a device; fewer are probably a typing error.
 const FEWEST_DIGITS: usize = 4;
 
-async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Result<(), Failure> {
-    let wanted = wanted.to_ascii_lowercase();
+/// The beginning of a device's id.
+fn digits(wanted: &str) -> Result<String, Failure> {
     if wanted.len() < FEWEST_DIGITS {
-        return Err(Failure::usage(format!(
-            "at least {FEWEST_DIGITS} digits of the device's id; see `twinlock devices`"
-        )));
+        return Err(Failure::usage(format!("at least {FEWEST_DIGITS} digits of the device's id")));
     }
+    Ok(wanted.to_ascii_lowercase())
+}
+
+/// Revokes a device of another person.
+async fn revoke_of(user: &Name, wanted: &str, context: &Context) -> Result<(), Failure> {
+    let wanted = digits(wanted)?;
+    if user == context.profile()?.user() {
+        return Err(Failure::usage("--user is for another person; leave it out for your devices"));
+    }
+    let client = context.ask_once()?;
+    let (id, _) = find(&client.devices_of(user).await?, &wanted, Some(user))?;
+    client.revoke_device_of(user, &id).await?;
+    client.close().await;
+    context.out.say(&format!("device {id} of {user} is locked out"));
+    Ok(())
+}
+
+async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Result<(), Failure> {
+    let wanted = digits(wanted)?;
     let profile = context.profile()?;
     let question = format!("Password of {}: ", profile.user());
     let ask = || ask::password(password.password_file.as_deref(), "TWINLOCK_PASSWORD", &question);
     let client = context.ask_once()?;
     let id = match client.devices().await {
         Ok(devices) => {
-            let (id, current) = find(&devices, &wanted)?;
+            let (id, current) = find(&devices, &wanted, None)?;
             if !current {
                 client.prove_password(profile.user(), ask().await?).await?;
             }
@@ -89,7 +117,7 @@ async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Res
         }
         Err(error) if is_shut_out(&error) => {
             let mut session = context.open_by_password(&profile, ask().await?).await?;
-            let (id, _) = find(&session.devices().await?, &wanted)?;
+            let (id, _) = find(&session.devices().await?, &wanted, None)?;
             session.revoke_device(&id).await?;
             id
         }
@@ -99,17 +127,26 @@ async fn revoke(wanted: &str, password: &PasswordArgs, context: &Context) -> Res
     Ok(())
 }
 
-/// The only device whose id begins with `wanted`, and whether it is this one.
-fn find(devices: &[DeviceInfo], wanted: &str) -> Result<(DeviceId, bool), Failure> {
+/// The only device whose id begins with `wanted`, and whether it is this one. `user`: whose devices
+/// they are, if not this user's.
+fn find(
+    devices: &[DeviceInfo],
+    wanted: &str,
+    user: Option<&Name>,
+) -> Result<(DeviceId, bool), Failure> {
     let ids = devices.iter().map(|device| (device.id, device.current));
     let matches: Vec<_> = ids.filter(|(id, _)| id.to_string().starts_with(wanted)).collect();
     if let [found] = matches.as_slice() {
         return Ok(*found);
     }
-    let words = if matches.is_empty() {
-        format!("no device of yours begins with {wanted:?}")
-    } else {
-        format!("several devices of yours begin with {wanted:?}")
+    let (of, list) = match user {
+        None => ("yours".to_owned(), "twinlock devices".to_owned()),
+        Some(user) => (user.to_string(), format!("twinlock people devices {user}")),
     };
-    Err(Failure::new(Exit::ServerSaidNo, format!("{words}; see `twinlock devices`")))
+    let words = if matches.is_empty() {
+        format!("no device of {of} begins with {wanted:?}")
+    } else {
+        format!("several devices of {of} begin with {wanted:?}")
+    };
+    Err(Failure::new(Exit::ServerSaidNo, format!("{words}; see `{list}`")))
 }

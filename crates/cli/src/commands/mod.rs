@@ -10,6 +10,7 @@ mod doctor;
 mod get;
 mod history;
 mod invite;
+mod invites;
 mod join;
 mod listen;
 mod login;
@@ -55,6 +56,7 @@ pub(crate) async fn run(command: CliCommand, mut context: Context) -> Result<(),
         CliCommand::People(args) => people::run(args, &context).await,
         CliCommand::Devices(devices) => devices::run(devices, &context).await,
         CliCommand::Invite(invite) => invite::run(invite, &context).await,
+        CliCommand::Invites(args) => invites::run(args, &context).await,
         CliCommand::Classic(what) => classic::run(what, &context).await,
         CliCommand::Passwd(passwd) => passwd::run(passwd, &context).await,
         CliCommand::Status(args) => status::run(args, &context).await,

@@ -8,6 +8,7 @@ use twinlock_core::id::Name;
 use crate::args::{PasswordArgs, PeopleAction, PeopleArgs};
 use crate::ask;
 use crate::clock::rfc3339;
+use crate::commands::devices;
 use crate::context::Context;
 use crate::conversation::role_word;
 use crate::exit::Failure;
@@ -33,6 +34,9 @@ pub(crate) async fn run(args: PeopleArgs, context: &Context) -> Result<(), Failu
             let role = role.into();
             client.set_role(&user, role).await?;
             context.out.say(&format!("the role of {user} is {}", role_word(role)));
+        }
+        Some(PeopleAction::Devices { user, json }) => {
+            devices::list(&client.devices_of(&user).await?, json, context)?;
         }
         Some(PeopleAction::Suspend { user }) => {
             client.suspend_person(&user).await?;

@@ -7,7 +7,7 @@ use twinlock_core::proto::{self, answer::Result as Answered, request::Op};
 
 use super::listing::Listing;
 use super::{Client, unexpected};
-use crate::directory::{DeviceInfo, PersonInfo, Role};
+use crate::directory::{DeviceInfo, InviteInfo, PersonInfo, Role};
 use crate::error::ClientError;
 use crate::model::NewInvite;
 
@@ -56,6 +56,39 @@ impl Client {
         })
     }
 
+    /// The invites that this user has made, and those of others that its role could have made, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn invites(&self) -> Result<Vec<InviteInfo>, ClientError> {
+        let mut all = Listing::new("invites", |invite: &proto::ListedInvite| invite.id.clone());
+        loop {
+            let after = all.last().unwrap_or_default();
+            match self.request(Op::ListInvites(proto::ListInvites { after })).await? {
+                Answered::Invites(some) => {
+                    if let Some(all) = all.add(some.invites, some.more)? {
+                        let mut invites: Vec<_> =
+                            all.into_iter().filter_map(InviteInfo::of).collect();
+                        invites.sort_by_key(|invite| (invite.created_ms, invite.id));
+                        return Ok(invites);
+                    }
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// Revokes an unused invite.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `AlreadyUsed` if it was used before or has expired, with
+    /// `NotFound` if it is not in [`Client::invites`].
+    pub async fn revoke_invite(&self, id: &InviteId) -> Result<(), ClientError> {
+        let id = Bytes::copy_from_slice(&id.0);
+        self.done(Op::RevokeInvite(proto::RevokeInvite { id })).await
+    }
+
     /// Changes a user's role.
     ///
     /// # Errors
@@ -99,12 +132,37 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn devices(&self) -> Result<Vec<DeviceInfo>, ClientError> {
-        match self.request(Op::ListDevices(proto::ListDevices {})).await? {
+        self.list_devices(Op::ListDevices(proto::ListDevices {})).await
+    }
+
+    /// The devices of another user.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with `NotAllowed`, among others.
+    pub async fn devices_of(&self, user: &Name) -> Result<Vec<DeviceInfo>, ClientError> {
+        self.list_devices(Op::ListDevicesOf(proto::ListDevicesOf { user: user.to_string() })).await
+    }
+
+    async fn list_devices(&self, op: Op) -> Result<Vec<DeviceInfo>, ClientError> {
+        match self.request(op).await? {
             Answered::Devices(devices) => {
                 Ok(devices.devices.into_iter().filter_map(DeviceInfo::of).collect())
             }
             _ => Err(unexpected()),
         }
+    }
+
+    /// Revokes a device of another user; its sessions end.
+    ///
+    /// # Errors
+    /// As [`Client::devices_of`].
+    pub async fn revoke_device_of(
+        &self,
+        user: &Name,
+        device: &DeviceId,
+    ) -> Result<(), ClientError> {
+        let (user, device) = (user.to_string(), Bytes::copy_from_slice(&device.0));
+        self.done(Op::RevokeDeviceOf(proto::RevokeDeviceOf { user, device })).await
     }
 
     /// Revokes a device: this one, or after [`Client::prove_password`] any other of this user.

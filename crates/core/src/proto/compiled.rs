@@ -76,7 +76,7 @@ pub struct Request {
     /// chosen by the client, repeated in the answer; never 0
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35")]
+    #[prost(oneof = "request::Op", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39")]
     pub op: ::core::option::Option<request::Op>,
 }
 /// Nested message and enum types in `Request`.
@@ -151,6 +151,14 @@ pub mod request {
         RestorePerson(super::RestorePerson),
         #[prost(message, tag = "35")]
         RemovePerson(super::RemovePerson),
+        #[prost(message, tag = "36")]
+        ListDevicesOf(super::ListDevicesOf),
+        #[prost(message, tag = "37")]
+        RevokeDeviceOf(super::RevokeDeviceOf),
+        #[prost(message, tag = "38")]
+        ListInvites(super::ListInvites),
+        #[prost(message, tag = "39")]
+        RevokeInvite(super::RevokeInvite),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -344,6 +352,35 @@ pub struct RestorePerson {
 pub struct RemovePerson {
     #[prost(string, tag = "1")]
     pub user: ::prost::alloc::string::String,
+}
+/// The invites that this user has made, and those of others that its role could have made. The answer
+/// is Invites.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListInvites {
+    /// paging: ids greater than this; empty: from the first
+    #[prost(bytes = "bytes", tag = "1")]
+    pub after: ::prost::bytes::Bytes,
+}
+/// Revokes an unused invite of that list. ALREADY_USED: it was used before, or has expired.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeInvite {
+    /// 8 bytes
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+}
+/// The devices of another user. The answer is Devices.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDevicesOf {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+}
+/// Revokes a device of another user.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeDeviceOf {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub device: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDevices {
@@ -562,7 +599,7 @@ pub mod item {
 pub struct Answer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "answer::Result", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "answer::Result", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub result: ::core::option::Option<answer::Result>,
 }
 /// Nested message and enum types in `Answer`.
@@ -605,6 +642,8 @@ pub mod answer {
         ClassicKeys(super::ClassicKeys),
         #[prost(message, tag = "19")]
         StepUpChallenge(super::StepUpChallenge),
+        #[prost(message, tag = "20")]
+        Invites(super::Invites),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -845,6 +884,70 @@ pub struct Invite {
     pub secret: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "3")]
     pub expires_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Invites {
+    #[prost(message, repeated, tag = "1")]
+    pub invites: ::prost::alloc::vec::Vec<ListedInvite>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListedInvite {
+    /// 8 bytes
+    #[prost(bytes = "bytes", tag = "1")]
+    pub id: ::prost::bytes::Bytes,
+    /// of the user that it registers
+    #[prost(enumeration = "Role", tag = "2")]
+    pub role: i32,
+    /// the only name that it is for; empty: any
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+    /// empty: the server, on its first start
+    #[prost(string, tag = "4")]
+    pub made_by: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub created_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub expires_ms: u64,
+    #[prost(enumeration = "listed_invite::State", tag = "7")]
+    pub state: i32,
+    /// the user that it has registered
+    #[prost(string, tag = "8")]
+    pub used_by: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `ListedInvite`.
+pub mod listed_invite {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum State {
+        /// it may have expired
+        Unused = 0,
+        Used = 1,
+        Revoked = 2,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unused => "UNUSED",
+                Self::Used => "USED",
+                Self::Revoked => "REVOKED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNUSED" => Some(Self::Unused),
+                "USED" => Some(Self::Used),
+                "REVOKED" => Some(Self::Revoked),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ConversationId, DeviceId, Name};
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, Name};
 use twinlock_store::Published;
 
 use super::Bus;
@@ -94,7 +94,11 @@ impl Bus for LocalBus {
     }
 
     fn person_shut_out(&self, user: &Name) {
-        self.registry.close_person(user, CloseCode::Revoked);
+        self.registry.close_owner(&Owner::User(user.clone()), CloseCode::Revoked);
+    }
+
+    fn invite_revoked(&self, invite: &InviteId) {
+        self.registry.close_owner(&Owner::Invite(*invite), CloseCode::Revoked);
     }
 
     fn password_changed(&self, user: &Name, this: &SessionHandle) {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use twinlock_core::frame::CloseCode;
-use twinlock_core::id::{ConversationId, DeviceId, Name};
+use twinlock_core::id::{ConversationId, DeviceId, InviteId, Name};
 use twinlock_store::Published;
 
 pub(crate) use handles::{RegisteredSession, SessionLimits, Tail, TopicSubscription};
@@ -102,6 +102,9 @@ pub(crate) trait Bus: Send + Sync {
 
     /// Closes the sessions of a revoked device.
     fn device_revoked(&self, device: &DeviceId);
+
+    /// Closes the sessions of a revoked invite.
+    fn invite_revoked(&self, invite: &InviteId);
 
     /// Closes all sessions of a user who was suspended or removed.
     fn person_shut_out(&self, user: &Name);

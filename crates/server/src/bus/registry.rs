@@ -157,9 +157,9 @@ impl Registry {
         }
     }
 
-    /// Closes all sessions of a user.
-    pub(super) fn close_person(&self, user: &Name, code: CloseCode) {
-        for session in lock(&self.sessions).of(&Owner::User(user.clone())) {
+    /// Closes all sessions of a user or an invite.
+    pub(super) fn close_owner(&self, owner: &Owner, code: CloseCode) {
+        for session in lock(&self.sessions).of(owner) {
             session.close(code);
         }
     }

@@ -121,6 +121,50 @@ async fn rights__every_role_gets_what_the_table_says() {
 }
 
 #[tokio::test]
+async fn device_of_another__is_listed_and_revoked_by_those_who_may() {
+    let host = TestServer::start().await;
+    let (_, mut ada) = host.owner().await;
+    let mut others = Vec::new();
+    for role in ROLES {
+        let name = format!("{role:?}").to_lowercase();
+        others.push(with_role(&host, &mut ada, &name, role).await);
+    }
+    for (at, actor) in ROLES.into_iter().enumerate() {
+        for on in ROLES {
+            let user = format!("{on:?}{actor:?}").to_lowercase();
+            let (device, mut theirs) = with_role(&host, &mut ada, &user, on).await;
+            let (_, client) = &mut others[at];
+            let list = Op::ListDevicesOf(proto::ListDevicesOf { user: user.clone() });
+            let revoke = |device: &TestDevice| {
+                let (user, device) = (user.clone(), copy(&device.id.0));
+                Op::RevokeDeviceOf(proto::RevokeDeviceOf { user, device })
+            };
+            let expected =
+                if may(actor, &list, on) { Ok(()) } else { Err(RefusalReason::NotAllowed) };
+            let listed = client.ask(list).await.map(|answer| match answer {
+                Answered::Devices(found) => assert_eq!(found.devices[0].id, device.id.0.as_slice()),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(listed, expected, "{actor:?} lists devices of {on:?}");
+            assert_eq!(client.ask(revoke(&device)).await.map(done), expected, "{actor:?}, {on:?}");
+            if expected.is_ok() {
+                assert_eq!(theirs.end().await.unwrap(), CloseCode::Revoked);
+                assert!(host.connect(device.credential()).await.err().unwrap().is_refused());
+                let again = client.ask(revoke(&device)).await.map(done);
+                assert_eq!(again, Err(RefusalReason::NotFound));
+            } else {
+                theirs.append(LOBBY, "still here").await.unwrap();
+            }
+        }
+    }
+    // One's own device takes the password instead.
+    let (device, owner) = &mut others[2];
+    let (user, device) = ("owner".to_owned(), copy(&device.id.0));
+    let own = Op::RevokeDeviceOf(proto::RevokeDeviceOf { user, device });
+    assert_eq!(owner.ask(own).await.map(done), Err(RefusalReason::NotAllowed));
+}
+
+#[tokio::test]
 async fn refusal__names_the_role_that_may() {
     let host = TestServer::start().await;
     let (_, mut ada) = host.owner().await;

@@ -1,19 +1,22 @@
 //! Users, their devices and the invites that make them.
 
 use rusqlite::{Connection, params};
-use twinlock_core::id::{CredentialId, DeviceId, Name};
+use twinlock_core::id::{CredentialId, DeviceId, InviteId, Name};
 use twinlock_core::keys::RowKey;
 use twinlock_store::rights::{self, Right};
 use twinlock_store::row_mac::{CredentialRow, CredentialState};
 use twinlock_store::{
-    Bound, Bounds, LOBBY, NewDevice, PersonState, PreparedInvite, Registered, Registration,
-    StoreError, StoredDevice, StoredPerson,
+    Bound, Bounds, InviteState, LOBBY, ListedInvite, NewDevice, PersonState, PreparedInvite,
+    Registered, Registration, StoreError, StoredDevice, StoredPerson, UserRole,
 };
 
 use crate::error::DbError;
 use crate::people::bounded::bounded;
 use crate::people::{WriteTransaction, administration, credentials, members};
 use crate::row::{int, limit};
+
+/// First byte of an invite's `cid`.
+const INVITE: u8 = 3;
 
 pub(crate) fn list(
     conn: &Connection,
@@ -94,6 +97,47 @@ pub(crate) fn add_invite(
     };
     credentials::write(transaction, key, &stored)?;
     Ok(true)
+}
+
+/// The invites that a user sees.
+pub(crate) fn invites(
+    conn: &Connection,
+    key: &RowKey,
+    user: &Name,
+    after: Option<InviteId>,
+    max: usize,
+) -> Result<Vec<ListedInvite>, DbError> {
+    let Some(person) = credentials::person(conn, key, user)? else { return Ok(Vec::new()) };
+    // Otherwise the search for none would go through all of them.
+    if !UserRole::ALL.iter().any(|role| rights::may(person.role, Right::Invite, *role)) {
+        return Ok(Vec::new());
+    }
+    let after = after.map_or_else(|| vec![INVITE], |id| CredentialId::Invite(id).cid());
+    let mut select = conn.prepare_cached(&format!(
+        "SELECT {} FROM credentials WHERE cid > ?1 AND cid < ?2 ORDER BY cid",
+        credentials::COLUMNS
+    ))?;
+    let mut rows = select.query(params![after, [INVITE + 1]])?;
+    let mut invites = Vec::new();
+    while invites.len() < max
+        && let Some(row) = rows.next()?
+    {
+        let row = credentials::read_row(row).map_err(StoreError::from);
+        let Some(row) = CredentialRow::accepted(row, key, &"an invite") else { continue };
+        let Some(id) = row.cid.get(1..).and_then(InviteId::from_slice) else { continue };
+        if !rights::sees_invite(&person, row.made_by.as_ref(), row.role) {
+            continue;
+        }
+        let terms = row.terms();
+        let state = match (row.state, row.used_by) {
+            (CredentialState::Usable, _) => InviteState::Unused,
+            (CredentialState::Used, Some(user)) => InviteState::Used(user),
+            (CredentialState::Revoked | CredentialState::Used, _) => InviteState::Revoked,
+        };
+        let (made_by, created_ms) = (row.made_by, row.created_ms);
+        invites.push(ListedInvite { id, terms, made_by, created_ms, state });
+    }
+    Ok(invites)
 }
 
 pub(crate) fn register(

@@ -4,16 +4,16 @@ use rusqlite::{Connection, OptionalExtension, params};
 use twinlock_core::id::{ConversationId, CredentialId, InviteId, Name, ServerKey};
 use twinlock_core::keys::RowKey;
 use twinlock_store::rights::{self, Right, Verdict};
-use twinlock_store::row_mac::CredentialState;
+use twinlock_store::row_mac::{CredentialRow, CredentialState};
 use twinlock_store::{
-    AUDIT, Act, ActEffects, Actor, Administered, PersonState, RoomKind, StoreError, StoredPerson,
-    UserRole,
+    AUDIT, Act, ActEffects, Actor, Administered, PersonState, RevokedInvite, RoomKind, StoreError,
+    StoredPerson, UserRole,
 };
 
 use crate::error::DbError;
 use crate::people::changes::{Change, ConversationImage};
 use crate::people::members::{enter, is_member, leave};
-use crate::people::{WriteTransaction, classic, conversations, credentials, sources};
+use crate::people::{WriteTransaction, accounts, classic, conversations, credentials, sources};
 use crate::row::{get_name, get_uint};
 
 /// Judges an act and performs it.
@@ -43,9 +43,13 @@ pub(crate) fn administer(
         Verdict::NotAllowed(role) => return Ok(Administered::NotAllowed(role)),
         Verdict::LastOwner => return Ok(Administered::LastOwner),
     }
+    if let Act::RevokeDevice { user, device } = act
+        && !accounts::revoke_device(transaction, key, user, device)?
+    {
+        return Ok(Administered::NotFound);
+    }
     let (audit, mut moved) = audit(transaction, server_key)?;
     transaction.notices.push((audit, rights::audit_line(by, act, &person)));
-    let mut left = Vec::new();
     let changed = match act {
         Act::SetRole { role, .. } => StoredPerson { role: *role, ..person },
         Act::Suspend { .. } => StoredPerson { state: PersonState::Suspended, ..person },
@@ -53,9 +57,13 @@ pub(crate) fn administer(
         Act::Remove { .. } => {
             StoredPerson { state: PersonState::Removed, password: false, ..person }
         }
+        Act::RevokeDevice { .. } => {
+            let audit = (!moved.is_empty()).then_some((audit, moved));
+            return Ok(Administered::Done(ActEffects { left: Vec::new(), audit }));
+        }
     };
     credentials::write_person(transaction, key, &changed)?;
-    let user = &changed.user;
+    let (user, mut left) = (&changed.user, Vec::new());
     revoke_invites(transaction, key, &changed)?;
     if changed.state == PersonState::Removed {
         left = leave_rooms(transaction, user)?;
@@ -78,6 +86,42 @@ pub(crate) fn administer(
     moved.dedup();
     let audit = (!moved.is_empty()).then_some((audit, moved));
     Ok(Administered::Done(ActEffects { left, audit }))
+}
+
+/// Revokes an invite that the actor sees.
+pub(crate) fn revoke_invite(
+    transaction: &mut WriteTransaction<'_>,
+    key: &RowKey,
+    server_key: &ServerKey,
+    by: &Actor,
+    id: &InviteId,
+) -> Result<RevokedInvite, DbError> {
+    let conn = transaction.conn;
+    let invite = credentials::load(conn, key, &CredentialId::Invite(*id))?;
+    let sees = |invite: &CredentialRow| -> Result<bool, DbError> {
+        let Actor::Person { user, .. } = by else { return Ok(true) };
+        let person = credentials::person(conn, key, user)?;
+        let sees = |person| rights::sees_invite(person, invite.made_by.as_ref(), invite.role);
+        Ok(person.as_ref().is_some_and(sees))
+    };
+    let Some(mut invite) = invite else { return Ok(RevokedInvite::NotFound) };
+    if !sees(&invite)? {
+        return Ok(RevokedInvite::NotFound);
+    }
+    match invite.state {
+        CredentialState::Revoked => return Ok(RevokedInvite::Unchanged),
+        CredentialState::Used => return Ok(RevokedInvite::Gone),
+        CredentialState::Usable if transaction.now_ms >= invite.expires_ms => {
+            return Ok(RevokedInvite::Gone);
+        }
+        CredentialState::Usable => invite.state = CredentialState::Revoked,
+    }
+    credentials::write(transaction, key, &invite)?;
+    let (audit, entered) = audit(transaction, server_key)?;
+    let line = rights::invite_line(by, id, invite.role, invite.made_by.as_ref());
+    transaction.notices.push((audit, line));
+    let audit = (!entered.is_empty()).then_some((audit, entered));
+    Ok(RevokedInvite::Done(ActEffects { left: Vec::new(), audit }))
 }
 
 /// Whether an owner other than `user` is active.
@@ -194,7 +238,7 @@ fn revoke_credentials(
     key: &RowKey,
     user: &Name,
 ) -> Result<(), DbError> {
-    let devices = super::accounts::devices(transaction.conn, key, user)?;
+    let devices = accounts::devices(transaction.conn, key, user)?;
     let ids = devices.into_iter().map(|device| CredentialId::Device(device.id));
     for id in ids.chain([CredentialId::User(user.clone())]) {
         let Some(mut row) = credentials::load(transaction.conn, key, &id)? else { continue };

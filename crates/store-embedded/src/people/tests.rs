@@ -206,6 +206,7 @@ impl Logged {
                     0 if random.chance() => Act::Remove { user },
                     0 | 1 => Act::Suspend { user },
                     2 => Act::Restore { user },
+                    3 => Act::RevokeDevice { user, device: random.device().id },
                     _ => {
                         let role = UserRole::ALL[usize::from(random.byte(3))];
                         Act::SetRole { user, role }

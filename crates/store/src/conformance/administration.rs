@@ -5,8 +5,8 @@ use twinlock_core::id::CredentialId;
 
 use super::*;
 use crate::{
-    AUDIT, Act, Actor, AddedClassicKey, Administered, LOBBY, RoomKind, StoredClassicKey,
-    StoredConversation,
+    AUDIT, Act, Actor, AddedClassicKey, Administered, InviteState, LOBBY, ListedInvite,
+    RevokedInvite, RoomKind, StoredClassicKey, StoredConversation,
 };
 
 fn by(user: &Name) -> Actor {
@@ -147,6 +147,66 @@ fn invite_by(user: &Name, role: UserRole) -> PreparedInvite {
     PreparedInvite { id, record, terms: terms(role), made_by, created_ms: START }
 }
 
+pub(super) async fn invite__is_listed_and_revoked_by_those_who_could_make_it(
+    bench: &Bench,
+) -> Lawful {
+    let store = bench.open()?;
+    let ada = join_as(&*store, "ada", UserRole::Owner).await?;
+    let bob = join_as(&*store, "bob", UserRole::Admin).await?;
+    let carol = join_as(&*store, "carol", UserRole::Member).await?;
+    let (of_ada, of_bob) = (invite_by(&ada, UserRole::Owner), invite_by(&bob, UserRole::Member));
+    let used = invite_by(&ada, UserRole::Member);
+    for invite in [&of_ada, &of_bob, &used] {
+        equal!(store.add_invite(invite.clone()).await?, true);
+    }
+    let dave = name("dave")?;
+    store.register(registration(used.id, &dave), START).await?;
+    let list = async |user: &Name| -> Result<Vec<(InviteId, InviteState)>, Violation> {
+        let all = store.invites(user, None, 100).await?;
+        let ours = [of_ada.id, of_bob.id, used.id];
+        let listed = all.into_iter().filter(|one| ours.contains(&one.id));
+        Ok(listed.map(|one| (one.id, one.state)).collect())
+    };
+    let (unused, by_dave) = (InviteState::Unused, InviteState::Used(dave));
+    let (first, second) = ((of_ada.id, unused.clone()), (of_bob.id, unused.clone()));
+    equal!(list(&ada).await?, vec![first, second.clone(), (used.id, by_dave.clone())]);
+    // An admin sees no invite of an owner; a member sees none.
+    equal!(list(&bob).await?, vec![second, (used.id, by_dave.clone())]);
+    equal!(list(&carol).await?, vec![]);
+    // Pages have no gaps.
+    let all = store.invites(&ada, None, 100).await?;
+    let mut paged: Vec<ListedInvite> = Vec::new();
+    loop {
+        let page = store.invites(&ada, paged.last().map(|last| last.id), 2).await?;
+        if page.is_empty() {
+            break;
+        }
+        paged.extend(page);
+    }
+    equal!(paged, all);
+    let made = all.iter().find(|one| one.id == of_bob.id);
+    equal!(made.map(|one| one.made_by.clone()), Some(Some(bob.clone())));
+    let revoke = async |user: &Name, id: InviteId| store.revoke_invite(by(user), id).await;
+    equal!(revoke(&bob, of_ada.id).await?, RevokedInvite::NotFound);
+    equal!(revoke(&carol, of_bob.id).await?, RevokedInvite::NotFound);
+    equal!(revoke(&ada, InviteId([0xee; 8])).await?, RevokedInvite::NotFound);
+    equal!(revoke(&ada, used.id).await?, RevokedInvite::Gone);
+    equal!(audit_of(&*store, &ada).await?, None);
+    let done = revoke(&ada, of_bob.id).await?;
+    ensure!(matches!(done, RevokedInvite::Done(_)), "{done:?}");
+    equal!(revoke(&bob, of_bob.id).await?, RevokedInvite::Unchanged);
+    let again = store.register(registration(of_bob.id, &name("eve")?), START).await?;
+    equal!(again, Registered::InviteGone);
+    equal!(list(&bob).await?, vec![(of_bob.id, InviteState::Revoked), (used.id, by_dave)]);
+    let audit = audit_of(&*store, &ada).await?.ok_or_else(|| Violation::new("no audit"))?;
+    let line = format!("ada/abababab revoked invite {} as member made by bob", of_bob.id);
+    equal!(lines(bench, &*store, audit.id).await?, [line]);
+    // An expired one cannot be revoked.
+    bench.set_clock(START + 1000);
+    equal!(revoke(&ada, of_ada.id).await?, RevokedInvite::Gone);
+    Ok(())
+}
+
 /// A user with every kind of credential.
 struct Holder {
     user: Name,
@@ -267,6 +327,38 @@ pub(super) async fn act__removal_is_final_and_keeps_name_and_entries(bench: &Ben
     drop(store);
     let store = bench.open()?;
     equal!(bob.accepted(&*store).await?, [false; 5]);
+    Ok(())
+}
+
+pub(super) async fn act__device_of_another_person_is_revoked(bench: &Bench) -> Lawful {
+    let store = bench.open()?;
+    let ada = join_as(&*store, "ada", UserRole::Owner).await?;
+    let bob = holder(&*store, "bob").await?;
+    let CredentialId::Device(device) = bob.device.clone() else {
+        return Err(Violation::new("not a device"));
+    };
+    let revoke = |user: &Name| Act::RevokeDevice { user: user.clone(), device };
+    // Not under another name, and not one's own: that takes the password.
+    equal!(
+        store.administer(by(&bob.user), revoke(&ada)).await?,
+        Administered::NotAllowed(Some(UserRole::Owner))
+    );
+    equal!(
+        store.administer(by(&bob.user), revoke(&bob.user)).await?,
+        Administered::NotAllowed(None)
+    );
+    equal!(
+        store.administer(Actor::Operator { uid: 0 }, revoke(&ada)).await?,
+        Administered::NotFound
+    );
+    equal!(audit_of(&*store, &ada).await?, None);
+    equal!(bob.accepted(&*store).await?, [true; 5]);
+    done(&*store, by(&ada), revoke(&bob.user)).await?;
+    equal!(bob.accepted(&*store).await?, [true, false, true, true, true]);
+    equal!(store.administer(by(&ada), revoke(&bob.user)).await?, Administered::NotFound);
+    let audit = audit_of(&*store, &ada).await?.ok_or_else(|| Violation::new("no audit"))?;
+    let line = format!("ada/abababab revoked device {device} of bob");
+    equal!(lines(bench, &*store, audit.id).await?, [line]);
     Ok(())
 }
 

@@ -199,9 +199,11 @@ pub async fn run_all<G: Ground + 'static>(
         administration:
             act__role_changes_with_an_entry_in_the_audit
             act__one_owner_stays_under_concurrency
+            invite__is_listed_and_revoked_by_those_who_could_make_it
             act__demotion_revokes_invites_that_it_no_longer_allows
             act__suspension_holds_until_restored
             act__removal_is_final_and_keeps_name_and_entries
+            act__device_of_another_person_is_revoked
             act__nothing_is_recorded_after_the_answer_to_a_removal
             audit__is_read_by_owners_and_written_by_the_server;
     }

@@ -1,6 +1,6 @@
 //! Requests about invites, devices, and lists of people.
 
-use twinlock_core::id::{DeviceId, Name};
+use twinlock_core::id::{DeviceId, InviteId, Name};
 use twinlock_core::proto::{self, RefusalReason, answer::Result as Answered};
 use twinlock_store::rights::{self, Right};
 use twinlock_store::{StoredPerson, UserRole};
@@ -48,6 +48,22 @@ impl RequestContext<'_> {
             id: copy(&id.0),
             secret: copy(secret.expose_secret()),
             expires_ms,
+        }))
+    }
+
+    pub(crate) async fn list_invites(&self, want: proto::ListInvites) -> RequestResult {
+        let after = match (want.after.is_empty(), InviteId::from_slice(&want.after)) {
+            (true, _) => None,
+            (false, Some(after)) => Some(after),
+            (false, None) => return refuse(RefusalReason::Malformed),
+        };
+        let user = self.person.user.clone();
+        let rows = self
+            .reading(|store| async move { store.invites(&user, after, LIST + 1).await })
+            .await?;
+        Ok(Answered::Invites(proto::Invites {
+            more: rows.len() > LIST,
+            invites: rows.iter().take(LIST).map(convert::invite).collect(),
         }))
     }
 

@@ -180,6 +180,8 @@ fn only_reads(op: &Op) -> bool {
             | Op::ListMembers(_)
             | Op::ListPeople(_)
             | Op::ListDevices(_)
+            | Op::ListDevicesOf(_)
+            | Op::ListInvites(_)
             | Op::ListClassicKeys(_)
             | Op::Follow(_)
     )
@@ -242,6 +244,10 @@ impl DeviceRequest {
                 };
                 context.remove_person(want, proven).await
             }
+            Op::ListInvites(want) => context.list_invites(want).await,
+            Op::RevokeInvite(want) => context.revoke_invite(want).await,
+            Op::ListDevicesOf(want) => context.list_devices_of(want).await,
+            Op::RevokeDeviceOf(want) => context.revoke_device_of(want).await,
             Op::ListDevices(_) => context.list_devices().await,
             Op::RevokeDevice(want) => match &mut step_up {
                 Some(step_up) if want.device != device.0.as_slice() => {
