@@ -48,7 +48,7 @@ bench: ## measure a server on this machine in a release build; writes docs/bench
 	@$(MAKE) --no-print-directory build PROFILE=release
 	@./scripts/bench.sh
 
-torture: ## test kills, power cuts, bad networks and disks, 5,000 reconnections, 10,000 idle connections, floods, timing: 26 minutes plus the build; TWINLOCK_SEED=N repeats a run
+torture: ## test kills, power cuts, bad networks and disks, 5,000 reconnections, 10,000 idle connections, floods, timing: up to 45 minutes plus the build; TWINLOCK_SEED=N repeats a run
 	@./scripts/torture.sh $(CARGO_ARGS)
 
 files-run: ## transfer 10,000 files, one of 4 GiB, and one of 1 GiB up and down with a hundred interruptions, in a release build (20 GiB of disk)

@@ -2,7 +2,7 @@
 # Runs the fault-injection and attack tests with full rounds: kills, power cuts, a bad network,
 # thousands of reconnections and idle connections, TLS interception of a GiB, sessions through real
 # proxies and balancers, a full or failing disk, floods and slow peers, secrets, attacking members,
-# timing; the last three in a release build. Takes at most half an hour on two otherwise idle
+# timing; the last three in a release build. Takes at most three quarters of an hour on two otherwise idle
 # cores, because some tests assert times. `make test` runs the same tests with a few rounds and
 # wide limits. Arguments are passed to cargo.
 #
@@ -19,7 +19,7 @@ export TWINLOCK_NETWORK=${TWINLOCK_NETWORK:-260}
 export TWINLOCK_RETURNS=${TWINLOCK_RETURNS:-5000}
 export TWINLOCK_FAULTS=${TWINLOCK_FAULTS:-3}
 export TWINLOCK_TORTURE=full
-LIMIT=1800
+LIMIT=2700
 
 log=$(mktemp)
 job=
