@@ -75,6 +75,7 @@ impl Failure {
         let of_target = [
             RefusalReason::NotFound,
             RefusalReason::NotAllowed,
+            RefusalReason::ReadOnly,
             RefusalReason::NameTaken,
             RefusalReason::NameBad,
         ];

@@ -108,6 +108,7 @@ fn reason(why: RefusalReason) -> &'static str {
             "the password was entered more than five minutes ago, or has changed; enter it again"
         }
         RefusalReason::WrongPassword => "wrong password",
+        RefusalReason::ReadOnly => "you may read this room, and not write to it",
         RefusalReason::LastOwner => {
             "the server would have no owner; make another person an owner first (`twinlock people role`)"
         }

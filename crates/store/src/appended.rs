@@ -25,6 +25,6 @@ pub enum Appended {
     /// The conversation does not exist, the sender is not a member or is suspended, or the sender's
     /// classic key is revoked or bound to another conversation.
     NotAMember,
-    /// The sender is a member who may not write there.
-    NotAllowed,
+    /// The sender is a member who may only read there.
+    ReadOnly,
 }

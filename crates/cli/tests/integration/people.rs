@@ -47,7 +47,8 @@ fn people__owner_changes_suspends_restores_and_removes() {
     }
     assert_eq!(audit.out.lines().count(), expected.len());
     bob.run(&["history", "audit"]).exits(7);
-    ada.run(&["send", "audit", "x"]).exits(7);
+    let refused = ada.run(&["send", "audit", "x"]).exits(7);
+    assert!(refused.err.contains("you may read this room, and not write to it"), "{refused:?}");
     ada.run(&["audit", "verify"]).exits(0);
 }
 

@@ -1268,6 +1268,8 @@ pub enum RefusalReason {
     WrongPassword = 18,
     /// the server would have no owner
     LastOwner = 19,
+    /// this user may read the conversation, and not write to it
+    ReadOnly = 20,
     /// the record is damaged; for Read, at the entry after 'after'
     Damaged = 13,
     /// a limit is reached; Refusal.limit says which
@@ -1297,6 +1299,7 @@ impl RefusalReason {
             Self::Hash => "HASH",
             Self::WrongPassword => "WRONG_PASSWORD",
             Self::LastOwner => "LAST_OWNER",
+            Self::ReadOnly => "READ_ONLY",
             Self::Damaged => "DAMAGED",
             Self::Limit => "LIMIT",
         }
@@ -1321,6 +1324,7 @@ impl RefusalReason {
             "HASH" => Some(Self::Hash),
             "WRONG_PASSWORD" => Some(Self::WrongPassword),
             "LAST_OWNER" => Some(Self::LastOwner),
+            "READ_ONLY" => Some(Self::ReadOnly),
             "DAMAGED" => Some(Self::Damaged),
             "LIMIT" => Some(Self::Limit),
             _ => None,

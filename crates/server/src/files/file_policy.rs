@@ -131,7 +131,7 @@ impl FilePolicy {
         match self.store.conversation(&id.user, conversation).await? {
             None => return Err(Denied::Refused(RefusalReason::NotFound)),
             Some(found) if found.kind == RoomKind::Audit => {
-                return Err(Denied::Refused(RefusalReason::NotAllowed));
+                return Err(Denied::Refused(RefusalReason::ReadOnly));
             }
             Some(_) => {}
         }

@@ -452,8 +452,8 @@ impl<S: Transport> SessionLoop<S> {
                 Appended::NotAMember => {
                     Answered::Refusal(RequestRefusal::from(RefusalReason::NotFound).into())
                 }
-                Appended::NotAllowed => {
-                    Answered::Refusal(RequestRefusal::from(RefusalReason::NotAllowed).into())
+                Appended::ReadOnly => {
+                    Answered::Refusal(RequestRefusal::from(RefusalReason::ReadOnly).into())
                 }
             };
             self.writer.answer(session, asked.id, answer)?;

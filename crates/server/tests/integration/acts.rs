@@ -201,9 +201,9 @@ async fn act__is_an_entry_that_owners_read_and_nobody_writes() {
     let by = format!("ada/{}", &laptop.id.to_string()[..8]);
     let expected = format!("{by} changed the role of bob from member to admin");
     assert_eq!(texts(&read.entries), [expected]);
-    assert_eq!(ada.append(found.id, "x").await.map(drop), Err(RefusalReason::NotAllowed));
+    assert_eq!(ada.append(found.id, "x").await.map(drop), Err(RefusalReason::ReadOnly));
     let offer = proto::PutFile { conversation: found.id, ..put(random(), "x", 3) };
-    assert_eq!(ada.offer(offer).await.map(drop), Err(RefusalReason::NotAllowed));
+    assert_eq!(ada.offer(offer).await.map(drop), Err(RefusalReason::ReadOnly));
     let leave = Op::LeaveRoom(proto::LeaveRoom { conversation: found.id });
     assert_eq!(ada.ask(leave).await.map(drop), Err(RefusalReason::NotAllowed));
     // The same act again changes nothing, and is no entry.

@@ -56,7 +56,7 @@ pub(crate) fn writer(
     let Some((number, kind)) = found else { return Ok(Err(Appended::NotAMember)) };
     Ok(match RoomKind::from_number(kind)? {
         RoomKind::Public => Ok(number),
-        RoomKind::Audit => Err(Appended::NotAllowed),
+        RoomKind::Audit => Err(Appended::ReadOnly),
     })
 }
 

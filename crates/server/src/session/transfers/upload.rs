@@ -270,7 +270,7 @@ impl Recording {
         match files.finish(offer, hash, entry).await? {
             Appended::Recorded(receipt) => Ok(convert::ack(&receipt)),
             Appended::NotAMember => refuse(RefusalReason::NotFound),
-            Appended::NotAllowed => refuse(RefusalReason::NotAllowed),
+            Appended::ReadOnly => refuse(RefusalReason::ReadOnly),
         }
     }
 }
